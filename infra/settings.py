@@ -1,0 +1,196 @@
+"""Where the servers are and what opens them: one frozen value, from the environment or the stack.
+
+settings = Settings.load()   # SUPERMERGE_* variables first, then what `supermerge up` wrote down
+settings.apply()             # before mlflow, boto3 or prefect are imported: they read os.environ
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from merging.errors import InvalidInput
+
+PREFIX = "SUPERMERGE_"
+PROJECT = Path(__file__).resolve().parents[1]
+
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+# Credentials have their own fields; inside an address they would end up in logs.
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/[^\s@]*[^\s/@])?$")]
+BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+
+
+class Settings(BaseSettings):
+    """Addresses, credentials and folders that every part reads and none changes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    state_dir: Folder = PROJECT / ".supermerge"
+    """State of the embedded stack: databases, logs, secrets."""
+    cache_dir: Folder = Field(default_factory=lambda fields: fields["state_dir"] / "cache")
+    """What was pulled from S3, by content."""
+    families_dir: Folder = PROJECT / "infra" / "families"
+
+    bucket: BucketName = "supermerge"
+    """Where a family lives whose file names no bucket; the embedded stack creates it."""
+    s3_endpoint: Url | None = None
+    """None: AWS itself."""
+    s3_access_key: SecretStr | None = None
+    """None, like the secret key: boto3's own chain (profile, role, AWS_* variables)."""
+    s3_secret_key: SecretStr | None = None
+    s3_region: str | None = None
+
+    mlflow_uri: Url
+    mlflow_username: str | None = None
+    mlflow_password: SecretStr | None = None
+
+    prefect_api: Annotated[Url, StringConstraints(pattern=r"/api$")]
+
+    receiver_url: Url | None = None
+    """The receiver as MLflow reaches it; None where only the schedule starts merges."""
+    webhook_secret: SecretStr | None = None
+    """Shared by MLflow, which signs, and the receiver, which verifies."""
+
+    @model_validator(mode="after")
+    def _credentials_are_whole(self) -> Self:
+        if (self.s3_access_key is None) != (self.s3_secret_key is None):
+            raise ValueError("s3_access_key and s3_secret_key: give both, or neither")
+        if (self.mlflow_username is None) != (self.mlflow_password is None):
+            raise ValueError("mlflow_username and mlflow_password: give both, or neither")
+        return self
+
+    @field_serializer(
+        "s3_access_key", "s3_secret_key", "mlflow_password", "webhook_secret", when_used="json"
+    )
+    def _reveal(self, secret: SecretStr | None, info: Any) -> str | None:
+        """In clear only where asked for: `model_dump_json(context={"reveal": True})`."""
+        if secret is None:
+            return None
+        return secret.get_secret_value() if (info.context or {}).get("reveal") else str(secret)
+
+    @classmethod
+    def load(cls, state_dir: Path | None = None) -> Self:
+        """Settings from SUPERMERGE_* variables, then from the state file of the embedded stack.
+
+        Args:
+            state_dir: Where to look for the stack's state; default is SUPERMERGE_STATE_DIR, else
+                `.supermerge` in the project.
+
+        Raises:
+            InvalidInput: A value is missing or malformed, or a SUPERMERGE_* variable is unknown.
+        """
+        _refuse_unknown_variables(cls)
+        folder = state_dir or Path(
+            os.environ.get(PREFIX + "STATE_DIR") or cls.model_fields["state_dir"].default
+        )
+        written = read_state_file(folder).get("settings", {})
+        values = {
+            name: value for name, value in written.items() if _variable(name) not in os.environ
+        }
+        try:
+            return cls(**{**values, "state_dir": folder})
+        except ValidationError as error:
+            fields = {str(item["loc"][0]) if item["loc"] else "settings" for item in error.errors()}
+            raise InvalidInput(
+                where=f"settings (environment, then {state_file(folder)})",
+                expected="every address and credential",
+                found="; ".join(
+                    f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}"
+                    for item in error.errors()
+                ),
+                remedy="Start the embedded stack with `supermerge up`, or set "
+                + ", ".join(
+                    sorted(map(_variable, fields & cls.model_fields.keys())) or [f"{PREFIX}*"]
+                )
+                + ".",
+            ) from None
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which clients of MLflow, S3 and Prefect find and open the servers."""
+        secrets = {
+            "MLFLOW_TRACKING_PASSWORD": self.mlflow_password,
+            "AWS_ACCESS_KEY_ID": self.s3_access_key,
+            "AWS_SECRET_ACCESS_KEY": self.s3_secret_key,
+        }
+        plain = {
+            "MLFLOW_TRACKING_URI": self.mlflow_uri,
+            "MLFLOW_TRACKING_USERNAME": self.mlflow_username,
+            "MLFLOW_S3_ENDPOINT_URL": self.s3_endpoint,
+            "AWS_ENDPOINT_URL_S3": self.s3_endpoint,
+            "AWS_DEFAULT_REGION": self.s3_region,
+            "PREFECT_API_URL": self.prefect_api,
+        }
+        revealed = {name: value.get_secret_value() for name, value in secrets.items() if value}
+        given = {name: value for name, value in plain.items() if value}
+        return CLIENT_DEFAULTS | given | revealed
+
+    def apply(self) -> None:
+        """Puts `environment()` into os.environ; call it before mlflow or prefect are imported."""
+        os.environ.update(self.environment())
+
+
+CLIENT_DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Weights and code never travel as pickle; MLflow and Prefect both allow it unless told.
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    # The defaults keep a client waiting for minutes on a server that is down; tasks have retries.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
+
+
+def state_file(state_dir: Path) -> Path:
+    """The one file, readable by its owner only, that the embedded stack keeps its facts in."""
+    return state_dir / "stack.json"
+
+
+def read_state_file(state_dir: Path) -> dict[str, Any]:
+    """What the embedded stack wrote down; {} where it was never started."""
+    path = state_file(state_dir)
+    try:
+        state: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError as error:
+        raise InvalidInput(
+            where=str(path),
+            expected="the JSON that `supermerge up` writes",
+            found=f"something else ({error.msg}, line {error.lineno})",
+            remedy="Run `supermerge down`, move the file away and run `supermerge up` again.",
+        ) from None
+    return state
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _refuse_unknown_variables(settings: type[Settings]) -> None:
+    known = set(map(_variable, settings.model_fields))
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise InvalidInput(
+            where="environment",
+            expected=f"only {', '.join(sorted(known))}",
+            found=", ".join(unknown),
+            remedy="Correct the name or unset it.",
+        )
