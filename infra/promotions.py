@@ -10,10 +10,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from infra.store import ObjectStore, S3Uri
-from merging.errors import Conflict
+from infra.store import ObjectStore, S3Uri, StoredObject
+from merging.errors import Conflict, Corrupt
 
 
 class Promotion(BaseModel):
@@ -42,15 +42,12 @@ class PromotionLog:
 
     def entries(self) -> tuple[Promotion, ...]:
         """Every entry, oldest first."""
-        return tuple(
-            Promotion.model_validate_json(self._store.read(item.uri))
-            for item in self._store.list(self._folder)
-        )
+        return tuple(self._read(item) for item in self._store.list(self._folder))
 
     def newest(self) -> Promotion | None:
         """The entry that says what is deployed, or None before the first promotion."""
         items = self._store.list(self._folder)
-        return Promotion.model_validate_json(self._store.read(items[-1].uri)) if items else None
+        return self._read(items[-1]) if items else None
 
     def append(
         self,
@@ -93,9 +90,32 @@ class PromotionLog:
             run_id=run_id,
             time=time,
         )
-        data = (entry.model_dump_json(indent=1) + "\n").encode()
-        self._store.create(self._folder / f"{entry.sequence:08d}.json", data)
+        uri = self._folder / _file_name(entry.sequence)
+        try:
+            self._store.create(uri, (entry.model_dump_json(indent=1) + "\n").encode())
+        except Conflict:
+            # A retry of ours differs only in its time, and must find its own first try.
+            there = Promotion.model_validate_json(self._store.read(uri))
+            if there.model_copy(update={"time": time}) != entry:
+                raise
+            return there
         return entry
+
+    def _read(self, item: StoredObject) -> Promotion:
+        try:
+            entry = Promotion.model_validate_json(self._store.read(item.uri))
+        except ValidationError as error:
+            raise Corrupt(f"{item.uri} is not a promotion: {error}. Remove what wrote it.") from error
+        if item.path != _file_name(entry.sequence):
+            raise Corrupt(
+                f"{item.uri} holds promotion {entry.sequence}. Restore the object from the bucket's "
+                "older versions."
+            )
+        return entry
+
+
+def _file_name(sequence: int) -> str:
+    return f"{sequence:08d}.json"
 
 
 def version_before(entries: tuple[Promotion, ...]) -> int | None:

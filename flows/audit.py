@@ -1,0 +1,70 @@
+"""Audit: is what is deployed still what was decided? Scheduled every night::
+
+supermerge audit demo
+"""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+
+from infra.flowrun import one_at_a_time
+from infra.notify import Notice
+from infra.queue import MergeQueue
+from merging.errors import MergeQueueError
+from tasks.audit import check_mirror, check_rebuild, check_scores
+from tasks.notify import notify
+from tasks.promote import check_health
+from tasks.pull import pull_base, pull_champion
+
+
+class AuditFailed(MergeQueueError):
+    """The deployed model is not what was decided; carries every finding."""
+
+    def __init__(self, family: str, findings: tuple[str, ...]) -> None:
+        super().__init__(f"Audit of {family}: " + " ".join(findings))
+        self.findings = findings
+
+
+@flow(name="audit", flow_run_name="audit {family}", persist_result=False)
+def audit(family: str) -> tuple[str, ...]:
+    """Re-hashes, rebuilds and re-scores the champion; compares log, aliases and tags.
+
+    It changes nothing; what MLflow shows is put right by the next merge.
+
+    Args:
+        family: Name of the family.
+
+    Returns:
+        What was checked, in words.
+
+    Raises:
+        AuditFailed: something differs.
+    """
+    queue = MergeQueue.open(family)
+    with one_at_a_time(family):
+        newest = queue.promotions.newest()
+        if newest is None:
+            get_run_logger().info("nothing is deployed yet")
+            return ()
+        findings = list(check_mirror(queue, newest))
+        try:
+            check_health(queue, queue.registry.merged_version(family, newest.version))
+            base = pull_base(queue)
+            deployed = pull_champion(queue, newest)
+            findings += check_rebuild(queue, base, deployed)
+            findings += check_scores(queue, base, deployed)
+        except MergeQueueError as error:
+            findings.append(str(error))
+        if findings:
+            notify(
+                queue,
+                Notice("audit-failed", family, f"{family}: audit failed", "\n".join(findings)),
+            )
+            raise AuditFailed(family, tuple(findings))
+        return (
+            f"version {newest.version}: every file has the recorded digest",
+            "it answers as it did when it was judged",
+            "rebuilding it from base, experts and coefficients gives the same bytes",
+            "its scores are those of the decision",
+            "aliases and tags agree with the promotion log",
+        )

@@ -1,0 +1,82 @@
+"""What becomes of a decided attempt: promoted, handed to a reviewer, or bounced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prefect import get_run_logger
+
+from infra.notify import Notice
+from infra.promotions import Promotion
+from infra.queue import MergeQueue
+from infra.registry import MergedVersion
+from merging.errors import Refused
+from tasks.notify import notify
+from tasks.promote import check_health, commit
+from tasks.register import register_candidate, supersede_candidates
+from tasks.settle import repair_mirror, settle_members
+from tasks.values import Attempt, describe
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of some experts that were decided together."""
+
+    tasks: tuple[str, ...]
+    verdict: Literal["promoted", "waits for review", "bounced"]
+    reason: str
+    version: int | None = None
+
+
+def deliver(queue: MergeQueue, attempt: Attempt) -> Outcome:
+    """Registers a candidate and promotes it, or leaves it to a reviewer."""
+    tasks = tuple(member.task for member in attempt.arrivals)
+    version = register_candidate(queue, attempt)
+    supersede_candidates(queue, version, f"Version {version.version} merges newer experts.")
+    if queue.family.promotion == "auto" and attempt.report.verdict == "passed":
+        reason = f"Merges {describe(attempt.arrivals)}; the gate passed on every task."
+        promote_candidate(queue, version, "policy: auto", reason)
+        return Outcome(tasks, "promoted", reason, version.version)
+    reason = (
+        f"Waits for review of version {version.version}: set its tag approval_status to approved "
+        "or rejected."
+    )
+    settle_members(queue, attempt.arrivals, "merging", reason)
+    subject = f"{queue.name} version {version.version} needs review"
+    notify(queue, Notice("needs-review", queue.name, subject, " ".join(attempt.report.reasons)))
+    return Outcome(tasks, "waits for review", reason, version.version)
+
+
+def promote_candidate(
+    queue: MergeQueue, version: MergedVersion, decided_by: str, reason: str
+) -> Promotion:
+    """Makes a candidate the deployed model, unless anything speaks against it now.
+
+    Raises:
+        Refused: the deployed model has changed since the candidate was built.
+        Corrupt: its files are not what was judged.
+        Conflict: another run committed at the same moment.
+    """
+    newest = queue.promotions.newest()
+    manifest = check_health(queue, version)
+    if manifest.champion_sequence != (newest.sequence if newest else 0):
+        raise Refused(
+            f"Version {version.version} was built on promotion {manifest.champion_sequence}, but "
+            f"the newest is {newest.sequence if newest else 0}: the deployed model has changed. "
+            "The next merge builds a new candidate on it."
+        )
+    entry = commit(queue, version, newest, "promote", decided_by, reason)
+    repair_mirror(queue)
+    subject = f"{queue.name} version {version.version} is deployed"
+    notify(queue, Notice("promoted", queue.name, subject, reason))
+    get_run_logger().info("%s: %s", subject, reason)
+    return entry
+
+
+def bounce(queue: MergeQueue, tasks: tuple[str, ...], reason: str) -> Outcome:
+    """Tells people that experts were rejected."""
+    subject = f"{queue.name}: {', '.join(tasks)} bounced"
+    get_run_logger().warning("%s: %s", subject, reason)
+    notify(queue, Notice("bounced", queue.name, subject, reason))
+    return Outcome(tasks, "bounced", reason)

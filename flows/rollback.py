@@ -1,0 +1,66 @@
+"""Rollback: an earlier version becomes the deployed model again.
+
+    supermerge rollback demo            # to what was deployed before the present version
+    supermerge rollback demo --to 3
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from infra.flowrun import one_at_a_time
+from infra.notify import Notice
+from infra.promotions import Promotion, version_before
+from infra.queue import MergeQueue
+from merging.errors import Refused
+from tasks.notify import notify
+from tasks.promote import check_health, commit
+from tasks.register import supersede_candidates
+from tasks.settle import repair_mirror
+
+
+@flow(name="rollback", flow_run_name="rollback {family}", persist_result=False)
+def rollback(
+    family: str, to: int | None = None, decided_by: str = "command", reason: str = ""
+) -> Promotion:
+    """Appends an entry that makes an earlier version the deployed one.
+
+    Experts that are only in the version left behind become ``held``, so that the queue does not
+    merge them straight back.
+
+    Args:
+        family: Name of the family.
+        to: A version that was deployed before; default is the one before the present.
+        decided_by: Who or what decided.
+        reason: Why, in words.
+
+    Raises:
+        Refused: there is nothing to go back to, or ``to`` was never deployed.
+        Corrupt: the files of the version to go back to are damaged.
+    """
+    queue = MergeQueue.open(family)
+    with one_at_a_time(family):
+        repair_mirror(queue)
+        entries = queue.promotions.entries()
+        target = to if to is not None else version_before(entries)
+        deployed = sorted({entry.version for entry in entries})
+        if target is None:
+            raise Refused(
+                f"Family {family!r} has no version before the present one. Promote another first."
+            )
+        if target not in deployed or target == entries[-1].version:
+            raise Refused(
+                f"Version {target} cannot be gone back to: deployed until now were {deployed}, at "
+                f"present {entries[-1].version}. Choose one of the earlier ones."
+            )
+        version = queue.registry.merged_version(family, target)
+        check_health(queue, version)
+        words = f"Rolled back from version {entries[-1].version}" + (
+            f": {reason}" if reason else "."
+        )
+        entry = commit(queue, version, entries[-1], "rollback", decided_by, words)
+        supersede_candidates(queue, None, words)
+        repair_mirror(queue)
+        subject = f"{family} is back at version {target}"
+        notify(queue, Notice("rolled-back", family, subject, words))
+        return entry

@@ -1,0 +1,98 @@
+"""Family files: one validated YAML file per line of merged models, ``<families>/<family>.yaml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints, ValidationError
+
+from infra.names import Name, check_family
+from infra.store import S3Uri
+from merging.errors import InvalidInput
+from merging.examples import ModelKind
+from merging.gate import GatePolicy
+from merging.settings import MergeSettings
+
+Rung = Literal["chain", "relearn", "relearn-row"]
+S3Location = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+$")]
+
+
+class Target(BaseModel):
+    """Where notifications go: a webhook address or a saved Prefect notification block."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    webhook: HttpUrl | None = None
+    prefect_block: str | None = None
+
+
+class Family(BaseModel):
+    """How one family is merged, judged and promoted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    kind: ModelKind
+    base: S3Location = Field(description="folder of the base checkpoint")
+    bucket: str = Field(description="bucket of the family's merged models and promotion log")
+    expert_buckets: tuple[str, ...] = Field(
+        default=(), description="further buckets that experts may be read from"
+    )
+    promotion: Literal["auto", "review"] = "auto"
+    ladder: tuple[Rung, ...] = Field(default=("relearn",), min_length=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    merge: MergeSettings = MergeSettings()
+    gate: GatePolicy = GatePolicy()
+    notify: tuple[Target, ...] = ()
+
+    @property
+    def base_uri(self) -> S3Uri:
+        """The folder of the base checkpoint."""
+        return S3Uri.parse(self.base)
+
+    @property
+    def root(self) -> S3Uri:
+        """The folder of everything that belongs to this family."""
+        return S3Uri(self.bucket, self.name)
+
+
+def load_family(name: str, directory: Path) -> Family:
+    """Reads and validates the file of one family.
+
+    Raises:
+        InvalidInput: there is no such family, or its file has unknown keys or values.
+    """
+    path = directory / f"{check_family(name)}.yaml"
+    if not path.is_file():
+        known = ", ".join(list_families(directory)) or "none"
+        raise InvalidInput(
+            where=str(directory),
+            expected=f"a family file {path.name}",
+            found=f"families: {known}",
+            remedy="Write the file, or use one of the families there are.",
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+        family = Family.model_validate(content)
+    except (yaml.YAMLError, ValidationError) as error:
+        raise InvalidInput(
+            where=str(path),
+            expected="a family file",
+            found=str(error),
+            remedy="Correct the named keys; docs/families.md lists them all.",
+        ) from error
+    if family.name != name:
+        raise InvalidInput(
+            where=str(path),
+            expected=f"name: {name}",
+            found=f"name: {family.name}",
+            remedy="The file and the family in it must have one name.",
+        )
+    return family
+
+
+def list_families(directory: Path) -> tuple[str, ...]:
+    """The names of all family files in a directory."""
+    return tuple(sorted(path.stem for path in directory.glob("*.yaml")))

@@ -1,0 +1,30 @@
+"""The Prefect flow run that is under way: its id, and its turn in the family's line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.concurrency.sync import concurrency
+from prefect.runtime import flow_run
+
+
+def run_id() -> str:
+    """The id of the flow run, or ``local`` outside of one."""
+    return str(flow_run.id or "local")
+
+
+def limit_name(family: str) -> str:
+    """The name of the Prefect concurrency limit of a family."""
+    return f"supermerge-{family}"
+
+
+@contextmanager
+def one_at_a_time(family: str) -> Iterator[None]:
+    """Waits until no other run of this family is under way.
+
+    It only saves work: should two runs be under way all the same, the conditional create of the
+    promotion log decides between them.
+    """
+    with concurrency(limit_name(family), occupy=1, strict=True):
+        yield

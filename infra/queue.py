@@ -1,0 +1,61 @@
+"""One family's merge queue: its settings and the servers that hold its state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from infra.cache import Cache
+from infra.families import Family, load_family
+from infra.promotions import PromotionLog
+from infra.registry import Registry
+from infra.settings import Settings
+from infra.store import ObjectStore, S3Uri
+
+
+@dataclass(frozen=True)
+class MergeQueue:
+    """What every task needs to know: the family, and where its bytes, versions and log are."""
+
+    family: Family
+    settings: Settings
+    store: ObjectStore
+    cache: Cache
+    registry: Registry
+    promotions: PromotionLog
+
+    @classmethod
+    def open(cls, family: str, settings: Settings | None = None) -> MergeQueue:
+        """Connects to the servers of the settings for one family.
+
+        Raises:
+            InvalidInput: settings are missing, or the family file is missing or malformed.
+        """
+        settings = settings or Settings.load()
+        settings.apply()
+        definition = load_family(family, settings.families_dir)
+        store = ObjectStore.connect(settings)
+        artifacts = settings.mlflow_artifact_root
+        return cls(
+            family=definition,
+            settings=settings,
+            store=store,
+            cache=Cache(settings.cache_dir, store),
+            registry=Registry(
+                MlflowClient(settings.mlflow_uri), S3Uri.parse(artifacts) if artifacts else None
+            ),
+            promotions=PromotionLog(store, definition.root / "promotions"),
+        )
+
+    @property
+    def name(self) -> str:
+        """The family's name, which is also its registered model's."""
+        return self.family.name
+
+    def work(self, key: str) -> Path:
+        """A scratch folder that outlives a killed run, one per build key."""
+        folder = self.settings.cache_dir / "work" / self.name / key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder

@@ -1,0 +1,65 @@
+"""The checks of an audit. Each returns findings in words; none means that all is well."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from infra.promotions import Promotion
+from infra.queue import MergeQueue
+from infra.registry import CHAMPION
+from merging.errors import Corrupt
+from merging.evaluate import evaluate
+from merging.heads import Head
+from merging.materialise import verify
+from tasks.evaluate import score_champion
+from tasks.learn import choose_device
+from tasks.retry import SIDE_EFFECT
+from tasks.values import Base, Deployed
+
+
+@task(**SIDE_EFFECT)
+def check_mirror(queue: MergeQueue, newest: Promotion) -> tuple[str, ...]:
+    """Whether MLflow's alias and tags say what the promotion log says."""
+    findings = []
+    alias = queue.registry.aliases(queue.name).get(CHAMPION)
+    if alias != newest.version:
+        findings.append(
+            f"The alias {CHAMPION} points to {alias}, but version {newest.version} is deployed."
+        )
+    version = queue.registry.merged_version(queue.name, newest.version)
+    if version.manifest_sha256 != newest.manifest_sha256:
+        findings.append(f"The manifest digest on version {newest.version} was changed.")
+    if str(version.location) != newest.location:
+        findings.append(f"The source of version {newest.version} is not {newest.location}.")
+    return tuple(findings)
+
+
+@task(**SIDE_EFFECT)
+def check_rebuild(queue: MergeQueue, base: Base, deployed: Deployed) -> tuple[str, ...]:
+    """Whether base, experts and coefficients still give the deployed bytes."""
+    try:
+        verify(
+            base.directory,
+            [member.expert for member in deployed.members],
+            queue.family.kind,
+            deployed.directory,
+        )
+    except Corrupt as error:
+        return (str(error),)
+    return ()
+
+
+@task(**SIDE_EFFECT)
+def check_scores(queue: MergeQueue, base: Base, deployed: Deployed) -> tuple[str, ...]:
+    """Whether the champion, asked again, still gives the answers that were judged."""
+    device = choose_device(queue.family.device)
+    findings = []
+    for member in deployed.members:
+        judged = score_champion(queue, base, deployed, member)
+        head = Head.load(deployed.directory / "heads" / member.task, member.task)
+        now = evaluate(deployed.directory / "model", head, member.expert.split.gate, device)
+        if judged is not None and now.correct.sum() != judged.correct.sum():
+            findings.append(
+                f"{member.task}: judged at {judged.accuracy:.4f}, now {now.accuracy:.4f}."
+            )
+    return tuple(findings)

@@ -1,0 +1,80 @@
+"""Learning the coefficients of a build and writing the merged model they give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from infra.queue import MergeQueue
+from merging.coefficients import Coefficients
+from merging.errors import Unavailable
+from merging.heads import Head
+from merging.learn import Learned, StepRecord, learn_coefficients
+from merging.materialise import materialise
+from tasks.values import Build
+
+_LOG_EVERY = 20
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of a family: ``auto`` is CUDA where there is one, else the CPU."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise Unavailable(
+            "The family file asks for `device: cuda`, but this worker has no CUDA device. Run the "
+            "worker where there is one, or write `device: auto`."
+        )
+    cuda = wanted != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if cuda else "cpu")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def learn(queue: MergeQueue, build: Build) -> Learned:
+    """Learns how much of each expert goes where; goes on where a killed run left off."""
+    log = get_run_logger()
+
+    def progress(record: StepRecord) -> None:
+        if record.step % _LOG_EVERY == 0:
+            log.info("step %d: loss %.4f", record.step, record.loss)
+
+    start, heads = _deployed_state(build)
+    return learn_coefficients(
+        build.base.directory,
+        [member.expert for member in build.members],
+        build.family.kind,
+        build.settings,
+        start=start,
+        frozen=[member.task for member in build.kept] if build.rung == "chain" else (),
+        heads=heads,
+        work=queue.work(build.key),
+        device=choose_device(build.family.device),
+        progress=progress,
+    )
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def write_model(queue: MergeQueue, build: Build, learned: Learned) -> Path:
+    """Writes the merged backbone, heads and coefficients to local disk."""
+    out = queue.work(build.key) / "merged"
+    if not out.exists():  # it is renamed into place, so what exists is whole
+        materialise(
+            build.base.directory,
+            [member.expert for member in build.members],
+            build.family.kind,
+            learned.coefficients,
+            learned.heads,
+            out,
+        )
+    return out
+
+
+def _deployed_state(build: Build) -> tuple[Coefficients | None, dict[str, Head] | None]:
+    """The champion's coefficients and heads of the experts that stay: the warm start."""
+    if build.deployed is None or not build.kept:
+        return None, None
+    kept = [member.task for member in build.kept]
+    coefficients = Coefficients.load(build.deployed.directory / "coefficients.safetensors")
+    heads = {name: Head.load(build.deployed.directory / "heads" / name, name) for name in kept}
+    return coefficients.select(kept), heads

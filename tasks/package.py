@@ -1,0 +1,67 @@
+"""Turning a built model into a candidate: MLflow files, probe, report, manifest, upload."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import task
+
+from infra.manifest import MANIFEST, Manifest, hash_files
+from infra.packaging import add_mlflow_files
+from infra.probe import PROBE, write_probe
+from infra.queue import MergeQueue
+from infra.store import S3Uri
+from merging.gate import TaskScores
+from merging.learn import Learned
+from tasks.retry import SIDE_EFFECT
+from tasks.values import Build
+
+
+@task(**SIDE_EFFECT)
+def package_candidate(
+    queue: MergeQueue, build: Build, merged: Path, learned: Learned, scores: Sequence[TaskScores]
+) -> Manifest:
+    """Completes the folder of a candidate that passed and uploads it, the manifest last.
+
+    A folder whose manifest is already in the object store is complete, and is kept as it is.
+    """
+    location = candidate_location(queue, build.key)
+    if queue.store.exists(location / MANIFEST):
+        return Manifest.read(queue.store, location)
+    add_mlflow_files(merged, build.family.kind, build.key)
+    write_probe(
+        merged / PROBE,
+        {s.task: s.candidate for s in scores},
+        {m.task: m.expert for m in build.members},
+    )
+    manifest = Manifest(
+        family=queue.name,
+        kind=build.family.kind,
+        build_key=build.key,
+        base=build.family.base,
+        base_digest=build.base.digest,
+        experts=tuple(member.record for member in build.members),
+        data={
+            f"{member.task}/{side}": getattr(member.expert.split, side).digest
+            for member in build.members
+            for side in ("calibration", "gate")
+        },
+        champion_sequence=build.champion_sequence,
+        champion_version=build.deployed.promotion.version if build.deployed else None,
+        rung=build.rung,
+        settings=build.settings.model_dump(mode="json"),
+        policy=build.family.gate.model_dump(mode="json"),
+        plan=json.loads(learned.plan.to_json()),
+        files=hash_files(merged),
+    )
+    for path in manifest.files:
+        queue.store.upload(merged / path, location / path)
+    queue.store.write(location / MANIFEST, manifest.to_bytes())
+    return manifest
+
+
+def candidate_location(queue: MergeQueue, key: str) -> S3Uri:
+    """The folder of a candidate's files; its build key is its name."""
+    return queue.family.root / "merged" / key

@@ -1,0 +1,68 @@
+"""The commit: from a candidate that passed to the deployed model."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from prefect import task
+
+from infra.cache import download_fresh
+from infra.flowrun import run_id
+from infra.manifest import MANIFEST, Manifest
+from infra.probe import check_answers
+from infra.promotions import Promotion
+from infra.queue import MergeQueue
+from infra.registry import MergedVersion
+from merging.errors import Corrupt
+from tasks.retry import SIDE_EFFECT
+
+
+@task(**SIDE_EFFECT)
+def check_health(queue: MergeQueue, version: MergedVersion) -> Manifest:
+    """Downloads a merged model afresh, compares every digest, loads it and asks it.
+
+    Raises:
+        Corrupt: some file is not what was recorded, or the model answers differently.
+    """
+    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
+    with tempfile.TemporaryDirectory(dir=queue.settings.cache_dir) as folder:
+        found = download_fresh(queue.store, version.location, Path(folder))
+        found.pop(MANIFEST)
+        if found != dict(manifest.files):
+            changed = sorted(dict(found.items() ^ manifest.files.items()))
+            raise Corrupt(
+                f"{version.location} does not hold the recorded files; different: {changed}. "
+                "Restore them from the bucket's older versions, or build a new candidate."
+            )
+        check_answers(Path(folder))
+    return manifest
+
+
+@task(**SIDE_EFFECT)
+def commit(
+    queue: MergeQueue,
+    version: MergedVersion,
+    after: Promotion | None,
+    action: Literal["promote", "rollback"],
+    decided_by: str,
+    reason: str,
+) -> Promotion:
+    """Writes the entry that makes a version the deployed one.
+
+    Raises:
+        Conflict: another run has changed the deployed model since ``after``.
+    """
+    return queue.promotions.append(
+        after,
+        version=version.version,
+        location=str(version.location),
+        manifest_sha256=version.manifest_sha256,
+        action=action,
+        decided_by=decided_by,
+        reason=reason,
+        run_id=run_id(),
+        time=datetime.now(UTC),
+    )

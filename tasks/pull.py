@@ -1,0 +1,100 @@
+"""Pulling the base, the champion and the experts from S3, digests checked, through the cache."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from infra.cache import sha256_tree
+from infra.layout import find_layout, is_wanted
+from infra.manifest import Manifest, MergedExpert
+from infra.names import check_task
+from infra.promotions import Promotion
+from infra.queue import MergeQueue
+from infra.registry import ExpertVersion
+from infra.store import S3Uri
+from merging.errors import Corrupt, InvalidInput
+from merging.experts import open_expert
+from tasks.retry import SIDE_EFFECT
+from tasks.values import Base, Deployed, Member, Pulled
+
+
+@task(**SIDE_EFFECT)
+def pull_base(queue: MergeQueue) -> Base:
+    """Pulls the base checkpoint of the family."""
+    uri = queue.family.base_uri
+    objects = queue.store.list(uri)
+    if not objects:
+        raise InvalidInput(
+            where=f"base of family {queue.name!r}",
+            expected=f"a checkpoint below {uri}",
+            found="nothing",
+            remedy="Upload the base with `supermerge upload-base`, or correct the family file.",
+        )
+    directory, files = queue.cache.pull(item for item in objects if is_wanted(item.path))
+    return Base(directory, sha256_tree(files))
+
+
+@task(**SIDE_EFFECT)
+def pull_expert(queue: MergeQueue, version: ExpertVersion) -> Pulled:
+    """Pulls one registered expert.
+
+    Raises:
+        InvalidInput: its task or source is malformed, or its folder holds no single expert.
+    """
+    check_task(version.task)
+    source = queue.registry.locate(version)
+    _check_bucket(queue, source, version.ref)
+    objects = [item for item in queue.store.list(source)]
+    find_layout((item.path for item in objects), str(source))
+    directory, files = queue.cache.pull(item for item in objects if is_wanted(item.path))
+    digest = sha256_tree(files)
+    queue.registry.record_digest(version, digest)
+    return Pulled(version, source, directory, digest)
+
+
+@task(**SIDE_EFFECT)
+def pull_champion(queue: MergeQueue, promotion: Promotion) -> Deployed:
+    """Pulls the deployed model and every expert that it was made of.
+
+    Raises:
+        Corrupt: some stored file is not what was recorded for it.
+    """
+    location = S3Uri.parse(promotion.location)
+    manifest = Manifest.read(queue.store, location, promotion.manifest_sha256)
+    directory, _ = queue.cache.pull(queue.store.list(location), manifest.files)
+    members = tuple(_pull_member(queue, record) for record in manifest.experts)
+    return Deployed(promotion, manifest, directory, members)
+
+
+def _pull_member(queue: MergeQueue, record: MergedExpert) -> Member:
+    source = S3Uri.parse(record.source)
+    objects = [item for item in queue.store.list(source) if is_wanted(item.path)]
+    directory, files = queue.cache.pull(objects)
+    digest = sha256_tree(files)
+    if digest != record.digest:
+        raise Corrupt(
+            f"{source} (expert of {record.task!r}): expected digest {record.digest}, found {digest}. "
+            "The expert was changed after it was merged; restore it from the bucket's older "
+            "versions, or roll back."
+        )
+    layout = find_layout(files, str(source))
+    return Member(
+        record,
+        open_expert(
+            record.task,
+            directory / layout.checkpoint,
+            queue.family.kind,
+            examples=directory / layout.examples,
+        ),
+    )
+
+
+def _check_bucket(queue: MergeQueue, source: S3Uri, who: str) -> None:
+    allowed = {queue.family.bucket, *queue.family.expert_buckets}
+    if source.bucket not in allowed:
+        raise InvalidInput(
+            where=f"source of {who}",
+            expected=f"one of the family's buckets: {', '.join(sorted(allowed))}",
+            found=str(source),
+            remedy="Copy the expert there, or add the bucket to `expert_buckets`.",
+        )

@@ -1,0 +1,32 @@
+"""What every Prefect task here shares: retries for faults that pass, none for those that do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.cache_policies import NO_CACHE
+
+from merging.errors import MergeQueueError, Unavailable
+
+
+def passes_by_itself(task: Any, run: Any, state: Any) -> bool:
+    """True for a fault of a server or the network; our own refusals stay what they are."""
+    try:
+        state.result()
+    except MergeQueueError as error:
+        return isinstance(error, Unavailable)
+    except Exception as error:  # noqa: BLE001 - asked for by Prefect; nothing is swallowed here
+        return isinstance(error, OSError) or type(error).__module__.startswith(
+            ("botocore", "mlflow", "httpx", "requests", "urllib3")
+        )
+    return False
+
+
+SIDE_EFFECT: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": [1, 5, 20],
+    "retry_condition_fn": passes_by_itself,
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+}
+"""Arguments of ``@task`` for everything that talks to a server."""

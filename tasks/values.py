@@ -1,0 +1,131 @@
+"""What the tasks hand to each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.families import Family
+from infra.manifest import Manifest, MergedExpert
+from infra.promotions import Promotion
+from infra.registry import ExpertVersion
+from infra.store import S3Uri
+from merging.experts import Expert
+from merging.gate import GateReport
+
+
+@dataclass(frozen=True)
+class Base:
+    """The pretrained checkpoint of the family, on local disk."""
+
+    directory: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """An expert's files on local disk, not yet looked at."""
+
+    version: ExpertVersion
+    source: S3Uri
+    directory: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """One expert of a merged model: its record in the manifest and its content."""
+
+    record: MergedExpert
+    expert: Expert
+
+    @property
+    def task(self) -> str:
+        """The ML task."""
+        return self.record.task
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The champion on local disk, with the experts it was made of."""
+
+    promotion: Promotion
+    manifest: Manifest
+    directory: Path
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Build:
+    """One attempt at merging: everything that determines its result."""
+
+    family: Family
+    rung: str
+    base: Base
+    deployed: Deployed | None
+    arrivals: tuple[Member, ...]
+
+    @property
+    def kept(self) -> tuple[Member, ...]:
+        """The champion's experts that no arrival replaces."""
+        new = {member.task for member in self.arrivals}
+        old = self.deployed.members if self.deployed else ()
+        return tuple(member for member in old if member.task not in new)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All experts in the order of their columns: the champion's, then the arrivals."""
+        return self.kept + self.arrivals
+
+    @property
+    def champion_sequence(self) -> int:
+        """The promotion that the result will follow; 0 for the first."""
+        return self.deployed.promotion.sequence if self.deployed else 0
+
+    @property
+    def settings(self) -> Any:
+        """The family's merge settings, changed as the rung asks."""
+        if self.rung == "relearn-row":
+            return self.family.merge.model_copy(update={"granularity": "row"})
+        return self.family.merge
+
+    @property
+    def key(self) -> str:
+        """A digest of all inputs: the same key means the same result."""
+        inputs = {
+            "layout": 1,
+            "family": self.family.name,
+            "kind": self.family.kind,
+            "base": self.base.digest,
+            "experts": [[m.task, m.record.digest] for m in self.members],
+            "arrivals": [m.task for m in self.arrivals],
+            "champion": self.champion_sequence,
+            "rung": self.rung,
+            "settings": self.settings.model_dump(mode="json"),
+            "policy": self.family.gate.model_dump(mode="json"),
+        }
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of a build: the gate's report and, unless it failed, the candidate's files.
+
+    ``run_id`` is the MLflow run with the report, the learning curve and the scores.
+    """
+
+    key: str
+    rung: str
+    arrivals: tuple[Member, ...]
+    report: GateReport
+    run_id: str
+    manifest: Manifest | None
+
+
+def describe(members: Sequence[Member]) -> str:
+    """``movie-review, tweet-sentiment``: the tasks of some members, for people."""
+    return ", ".join(member.task for member in members)
