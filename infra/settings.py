@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     """State of the embedded stack: databases, logs, secrets."""
     cache_dir: Folder = Field(default_factory=lambda fields: fields["state_dir"] / "cache")
     """What was pulled from S3, by content."""
+    project_dir: Folder = PROJECT
+    """Where prefect.yaml and flows/ lie; workers run the flows from there."""
     families_dir: Folder = PROJECT / "infra" / "families"
 
     bucket: BucketName = "supermerge"
@@ -134,6 +136,8 @@ class Settings(BaseSettings):
             "AWS_ENDPOINT_URL_S3": self.s3_endpoint,
             "AWS_DEFAULT_REGION": self.s3_region,
             "PREFECT_API_URL": self.prefect_api,
+            # Not the home of the user: a profile there could name another server and its key.
+            "PREFECT_HOME": str(self.state_dir / "prefect"),
         }
         revealed = {name: value.get_secret_value() for name, value in secrets.items() if value}
         given = {name: value for name, value in plain.items() if value}
@@ -152,6 +156,8 @@ CLIENT_DEFAULTS = {
     # Weights and code never travel as pickle; MLflow and Prefect both allow it unless told.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    # A run whose heart stops beating is marked as crashed; in seconds.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # The defaults keep a client waiting for minutes on a server that is down; tasks have retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",

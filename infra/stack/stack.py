@@ -1,0 +1,136 @@
+"""Brings the embedded stack up and down.
+
+What does not depend on each other starts at the same time. Prefect is the slowest, and deployments
+and worker come after it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from infra.settings import PROJECT, Settings
+from infra.stack.bucket import ensure_bucket
+from infra.stack.files import private_folder
+from infra.stack.orchestration import deploy_flows, prepare_prefect
+from infra.stack.parts import embedded_settings, stack_parts, write_part_files
+from infra.stack.state import StackState, choose_ports, read_state, write_state
+from infra.stack.supervise import PartStatus, Supervisor
+from infra.webhooks import register_webhook
+from merging.errors import Unavailable
+
+Report = Callable[[str], None]
+DEFAULT_STATE_DIR = PROJECT / ".supermerge"
+
+
+def start_stack(
+    state_dir: Path = DEFAULT_STATE_DIR,
+    *,
+    first_port: int | None = None,
+    mlflow_auth: bool | None = None,
+    report: Report = lambda step: None,
+) -> Settings:
+    """Starts what is not up, then tells the servers of flows, families and webhooks.
+
+    Running it again leaves alone what is up and well, and repairs what is not.
+
+    Args:
+        state_dir: Holds all that must survive a restart; made if it is not there.
+        first_port: Where to look for free ports the first time; they are kept afterwards.
+        mlflow_auth: Whether MLflow asks for a name and a password; None keeps what was chosen.
+        report: Is told each step in words.
+
+    Raises:
+        Unavailable: A part did not come up; those that did stay up.
+    """
+    state_dir = private_folder(state_dir.absolute())
+    supervisor = Supervisor(state_dir)
+    with _one_at_a_time(state_dir):
+        state = _state(state_dir, first_port, mlflow_auth)
+        settings = embedded_settings(state, state_dir)
+        write_state(state, settings)
+        write_part_files(state, settings)
+        mine = stack_parts(state, settings)
+
+        def ensure(name: str) -> None:
+            if name in mine:  # else it runs elsewhere
+                started = supervisor.ensure(mine[name])
+                report(f"{mine[name].title} {'started' if started else 'is up'}")
+
+        def storage() -> None:
+            ensure("s3")
+            ensure_bucket(settings)
+
+        def registry() -> None:
+            ensure("mlflow")
+            if "mlflow" not in mine and settings.receiver_url == mine["receiver"].address:
+                report("No webhooks: set SUPERMERGE_RECEIVER_URL to what MLflow can reach")
+            else:
+                register_webhook(settings)
+                report("MLflow sends its webhooks to the receiver")
+
+        def orchestration() -> None:
+            ensure("prefect")
+            prepare_prefect(settings)
+            _at_once(lambda: ensure("worker"), lambda: deploy_flows(settings))
+            report("Deployments of prefect.yaml applied")
+
+        _at_once(storage, registry, orchestration, lambda: ensure("receiver"))
+    return settings
+
+
+def stop_stack(state_dir: Path = DEFAULT_STATE_DIR, *, report: Report = lambda step: None) -> None:
+    """Stops every part of the stack; data, ports and secrets stay for the next start."""
+    state_dir = state_dir.absolute()
+    if not state_dir.is_dir():
+        return
+    supervisor = Supervisor(state_dir)
+
+    def stop(name: str) -> None:
+        if supervisor.stop(name):
+            report(f"{name} stopped")
+
+    with _one_at_a_time(state_dir):
+        # The worker first: it reports the end of its runs while Prefect still answers.
+        stop("worker")
+        _at_once(*(partial(stop, name) for name in supervisor.recorded()))
+
+
+def stack_status(state_dir: Path = DEFAULT_STATE_DIR) -> list[PartStatus]:
+    """Every part of the stack and whether it answers; [] where it was never started."""
+    state_dir = state_dir.absolute()
+    state = read_state(state_dir)
+    if state is None:
+        return []
+    supervisor = Supervisor(state_dir)
+    wanted = stack_parts(state, embedded_settings(state, state_dir))
+    return [supervisor.status(part) for part in wanted.values()]
+
+
+def _state(state_dir: Path, first_port: int | None, mlflow_auth: bool | None) -> StackState:
+    state = read_state(state_dir) or StackState(first_port=choose_ports(state_dir, first_port))
+    return state if mlflow_auth is None else state.model_copy(update={"mlflow_auth": mlflow_auth})
+
+
+def _at_once(*steps: Callable[[], None]) -> None:
+    """Runs the steps in threads, to their end; then raises what went wrong, all of it."""
+    with ThreadPoolExecutor(len(steps)) as pool:
+        errors = [future.exception() for future in [pool.submit(step) for step in steps]]
+    failed = [error for error in errors if error is not None]
+    unexpected = [error for error in failed if not isinstance(error, Unavailable)]
+    if unexpected or len(failed) == 1:
+        raise [*unexpected, *failed][0]
+    if failed:
+        raise Unavailable("\n\n".join(map(str, failed)))
+
+
+@contextmanager
+def _one_at_a_time(state_dir: Path) -> Iterator[None]:
+    """Makes a second `up` or `down` of the same stack wait for the first."""
+    with (state_dir / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

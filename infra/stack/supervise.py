@@ -1,0 +1,220 @@
+"""Starts, finds and stops servers that outlive the command that started them.
+
+A part is the leader of its own session; what it forks stays in that session. It is remembered by
+process id and start time, so that a recycled process id is never mistaken for it, nor stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from infra.settings import state_file
+from infra.stack.files import private_folder, write_private
+from infra.stack.state import is_free
+from merging.errors import Unavailable
+
+# Start times of one process as read twice differ by rounding and by clock corrections, in seconds.
+SAME_START = 2.0
+LOG_LINES_SHOWN = 15
+LOG_BYTES_KEPT = 10 * 1024**2
+
+# Holds the handles of what this process started: Python then reaps the ones that end.
+_children: list[subprocess.Popen[bytes]] = []
+
+
+@dataclass(frozen=True)
+class Part:
+    """One server of the stack: how it starts and how one sees that it answers."""
+
+    name: str
+    title: str
+    address: str
+    command: tuple[str, ...]
+    is_healthy: Callable[[], bool] = field(repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    start_timeout: float = 120.0
+    """Seconds; generous, because it only decides when to give up."""
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the part would be started differently."""
+        how = json.dumps([self.command, sorted(self.environment.items())])
+        return hashlib.sha256(how.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """A process that was started: enough to find it again, and only it."""
+
+    pid: int
+    started: float
+    fingerprint: str
+
+    def processes(self) -> list[psutil.Process]:
+        """The living processes of this part; [] when they ended or the process id is another's."""
+        try:
+            leader = psutil.Process(self.pid)
+            if abs(leader.create_time() - self.started) > SAME_START:
+                return []
+        except psutil.NoSuchProcess:
+            pass  # what it forked may live on; the system gives no new process the id meanwhile
+        return [process for process in psutil.process_iter() if _in_session(process, self.pid)]
+
+    def leads(self) -> bool:
+        """Whether the process that was started itself still runs."""
+        return any(process.pid == self.pid for process in self.processes())
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """One part as it is now."""
+
+    title: str
+    address: str
+    up: bool
+    pid: int | None
+    log: Path
+
+
+class Supervisor:
+    """Starts and stops parts whose records and logs lie in one state folder."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.records = state_dir / "processes"
+        self.logs = state_dir / "logs"
+
+    def log_of(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def record_of(self, name: str) -> Record | None:
+        path = self.records / f"{name}.json"
+        return Record(**json.loads(path.read_text())) if path.exists() else None
+
+    def recorded(self) -> list[str]:
+        """The names of all parts that were started and not stopped."""
+        return sorted(path.stem for path in self.records.glob("*.json"))
+
+    def status(self, part: Part) -> PartStatus:
+        """Whether the part is up."""
+        record = self.record_of(part.name)
+        pid = record.pid if record is not None and record.leads() else None
+        up = pid is not None and part.is_healthy()
+        return PartStatus(part.title, part.address, up, pid, self.log_of(part.name))
+
+    def is_up(self, part: Part) -> bool:
+        """Whether the part runs as it would be started now, and answers."""
+        record = self.record_of(part.name)
+        return (
+            record is not None
+            and record.fingerprint == part.fingerprint
+            and record.leads()
+            and part.is_healthy()
+        )
+
+    def ensure(self, part: Part) -> bool:
+        """Starts the part and waits until it answers, unless it is up; says whether it started it.
+
+        Raises:
+            Unavailable: The part ended or did not answer in time; carries the end of its log.
+        """
+        if self.is_up(part):
+            return False
+        self.stop(part.name)
+        if not is_free(part.port):
+            raise Unavailable(
+                f"{part.title} cannot have {part.address}: another program listens there. Stop "
+                "that program, or run `supermerge down` and change `first_port` in "
+                f"{state_file(self.state_dir)}."
+            )
+        self._start(part)
+        self._wait_until_healthy(part)
+        return True
+
+    def stop(self, name: str, patience: float = 15.0) -> bool:
+        """Ends every process of a part, politely first; says whether there was one.
+
+        Args:
+            name: The part.
+            patience: Seconds between asking and forcing.
+        """
+        record = self.record_of(name)
+        if record is None:
+            return False
+        processes = record.processes()
+        for process in processes:
+            if process.pid == record.pid:
+                _signal(process, signal.SIGTERM)  # the leader ends its own children
+        _, alive = psutil.wait_procs(processes, timeout=patience if record.leads() else 0)
+        for process in {*alive, *record.processes()}:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(alive, timeout=patience)
+        (self.records / f"{name}.json").unlink()
+        return bool(processes)
+
+    def _start(self, part: Part) -> None:
+        log = self.log_of(part.name)
+        private_folder(self.logs)
+        private_folder(self.records)
+        if log.exists() and log.stat().st_size > LOG_BYTES_KEPT:
+            log.replace(log.with_suffix(".log.1"))
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                part.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **part.environment},
+                start_new_session=True,
+            )
+        _children.append(child)
+        record = Record(child.pid, psutil.Process(child.pid).create_time(), part.fingerprint)
+        write_private(self.records / f"{part.name}.json", json.dumps(vars(record)))
+
+    def _wait_until_healthy(self, part: Part) -> None:
+        record = self.record_of(part.name)
+        deadline = time.monotonic() + part.start_timeout
+        while time.monotonic() < deadline:
+            if record is None or not record.leads():
+                raise self._did_not_come_up(part, "it ended")
+            if part.is_healthy():
+                return
+            time.sleep(0.1)
+        self.stop(part.name)
+        raise self._did_not_come_up(part, f"no answer within {part.start_timeout:.0f} s")
+
+    def _did_not_come_up(self, part: Part, what: str) -> Unavailable:
+        log = self.log_of(part.name)
+        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        shown = "\n".join(f"  | {line}" for line in lines)
+        return Unavailable(
+            f"{part.title} at {part.address} did not come up: {what}. The end of {log}:\n{shown}\n"
+            "Remove the cause and run `supermerge up` again; what is up already stays up."
+        )
+
+
+def _in_session(process: psutil.Process, session: int) -> bool:
+    try:
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+        return False
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)  # psutil compares the start time first

@@ -1,0 +1,112 @@
+"""MLflow's webhooks, both ends: making a server send them, and telling them from forgeries."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from infra.settings import Settings
+from merging.errors import Refused, Unavailable
+
+NAME = "supermerge"
+EVENTS = [
+    {"entity": "MODEL_VERSION", "action": "CREATED"},
+    {"entity": "MODEL_VERSION_TAG", "action": "SET"},
+]
+MAX_AGE = 300
+"""Seconds between signing and arrival, either way; MLflow's retries keep the first time."""
+
+
+def register_webhook(settings: Settings) -> None:
+    """Creates the webhook, or brings the one of the same name up to date; safe to repeat.
+
+    Raises:
+        Unavailable: MLflow does not answer or refuses; carries what it said.
+    """
+    if settings.receiver_url is None or settings.webhook_secret is None:
+        raise Unavailable(
+            "Webhooks need an address and a secret. Set SUPERMERGE_RECEIVER_URL and "
+            "SUPERMERGE_WEBHOOK_SECRET."
+        )
+    wanted = {
+        "name": NAME,
+        "url": f"{settings.receiver_url}/mlflow",
+        "events": EVENTS,
+        # It cannot be read back and compared, so it is written each time.
+        "secret": settings.webhook_secret.get_secret_value(),
+        "status": "ACTIVE",
+        "description": "Starts merges and promotions.",
+    }
+    hooks = f"{settings.mlflow_uri}/api/2.0/mlflow/webhooks"
+    try:
+        with httpx.Client(auth=mlflow_auth(settings), timeout=30) as client:
+            known = [hook for hook in _all_hooks(client, hooks) if hook["name"] == NAME]
+            if known:
+                answer = client.patch(f"{hooks}/{known[0]['webhook_id']}", json=wanted)
+            else:
+                answer = client.post(hooks, json=wanted)
+            answer.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        raise Unavailable(
+            f"MLflow at {settings.mlflow_uri} refused the webhook to {wanted['url']} "
+            f"({error.response.status_code}): {error.response.text[:500]}\n"
+            "It takes https addresses that are not private, unless its server runs with "
+            "MLFLOW_WEBHOOK_ALLOWED_SCHEMES and MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS."
+        ) from None
+    except httpx.TransportError as error:
+        raise Unavailable(
+            f"MLflow at {settings.mlflow_uri} does not answer ({error}). "
+            "Start it with `supermerge up`."
+        ) from None
+
+
+def verify(secret: SecretStr, headers: Mapping[str, str], body: bytes, now: float) -> str:
+    """The delivery id of a genuine and recent message.
+
+    Args:
+        secret: What MLflow signs with.
+        headers: Of the request; names in lower case, or a mapping that does not mind.
+        body: The raw bytes, as they were signed.
+        now: Seconds since the epoch.
+
+    Raises:
+        Refused: The signature is wrong or missing, or the message too old or from the future.
+    """
+    delivery = headers.get("x-mlflow-delivery-id", "")
+    signed_at = headers.get("x-mlflow-timestamp", "")
+    signed = f"{delivery}.{signed_at}.".encode() + body
+    digest = hmac.new(secret.get_secret_value().encode(), signed, hashlib.sha256).digest()
+    expected = b"v1," + base64.b64encode(digest)
+    found = headers.get("x-mlflow-signature", "").encode()
+    if not hmac.compare_digest(expected, found):
+        raise Refused(
+            "The signature is wrong or missing. Run `supermerge up` to renew the webhook."
+        )
+    if not (signed_at.isdecimal() and abs(now - int(signed_at)) <= MAX_AGE):
+        raise Refused(f"The message is older than {MAX_AGE} s. Check the clocks of both machines.")
+    return delivery
+
+
+def mlflow_auth(settings: Settings) -> tuple[str, str] | None:
+    """Name and password for MLflow's REST interface, where it asks for them."""
+    if settings.mlflow_username is None or settings.mlflow_password is None:
+        return None
+    return settings.mlflow_username, settings.mlflow_password.get_secret_value()
+
+
+def _all_hooks(client: httpx.Client, hooks: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    token = ""
+    while True:
+        page = client.get(hooks, params={"page_token": token} if token else {})
+        page.raise_for_status()
+        found += page.json().get("webhooks", [])
+        token = page.json().get("next_page_token", "")
+        if not token:
+            return found
