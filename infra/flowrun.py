@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
 
+from infra.names import limit_name
+
+_LEASE = 60  # seconds; a killed run keeps the others waiting for no longer
+
 
 def run_id() -> str:
     """The id of the flow run, or ``local`` outside of one."""
     return str(flow_run.id or "local")
-
-
-def limit_name(family: str) -> str:
-    """The name of the Prefect concurrency limit of a family."""
-    return f"supermerge-{family}"
 
 
 @contextmanager
@@ -26,5 +25,5 @@ def one_at_a_time(family: str) -> Iterator[None]:
     It only saves work: should two runs be under way all the same, the conditional create of the
     promotion log decides between them.
     """
-    with concurrency(limit_name(family), occupy=1, strict=True):
+    with concurrency(limit_name(family), occupy=1, strict=True, lease_duration=_LEASE):
         yield

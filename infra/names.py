@@ -39,6 +39,11 @@ def check_relative_path(path: str, where: str) -> str:
     return path
 
 
+def limit_name(family: str) -> str:
+    """The Prefect concurrency limit that lets one run at a time work on a family."""
+    return f"supermerge-{check_family(family)}"
+
+
 def _check_name(what: str, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InvalidInput(

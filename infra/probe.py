@@ -74,8 +74,8 @@ def _main(directory: Path) -> None:
     model = mlflow.pyfunc.load_model(str(directory))
     for name, probe in json.loads((directory / PROBE).read_text()).items():
         inputs = [_decode(value) for value in probe["inputs"]]
-        answers = [answer["label"] if isinstance(answer, dict) else answer
-                   for answer in model.predict({"task": name, "inputs": inputs})]
+        found = model.predict({"task": name, "inputs": inputs})
+        answers = [answer["label"] if "label" in answer else answer["text"] for answer in found]
         if answers != probe["answers"]:
             sys.exit(f"task {name}: expected {probe['answers']}, found {answers}")
 

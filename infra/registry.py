@@ -41,6 +41,8 @@ class ExpertVersion:
     reason: str
     digest: str
     """Of its content, once it was looked at."""
+    report: str
+    """Where the report of its decision is."""
 
     @property
     def ref(self) -> str:
@@ -184,6 +186,17 @@ class Registry:
                     version.family, str(version.version), key, value
                 )
 
+    def review(self, version: MergedVersion, decision: str, who: str, reason: str) -> None:
+        """Records a person's decision on a candidate, the decision itself last."""
+        self.tag_merged(
+            version,
+            {
+                "merge.decided-by": who,
+                "merge.review-reason": reason,
+                "approval_status": decision,
+            },
+        )
+
     def aliases(self, family: str) -> dict[str, int]:
         """The family's aliases and the versions they point to."""
         try:
@@ -242,6 +255,7 @@ def _expert(version: ModelVersion) -> ExpertVersion:
         status=tags.get("merge.status", "waiting"),
         reason=tags.get("merge.reason", ""),
         digest=tags.get("merge.digest", ""),
+        report=tags.get("merge.report", ""),
     )
 
 

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     s3_region: str | None = None
 
     mlflow_uri: Url
+    mlflow_artifact_root: str | None = None
+    """The s3:// folder behind the server's `mlflow-artifacts:` scheme, so that an expert logged
+    through it is still read straight from S3; None where that scheme is not used."""
     mlflow_username: str | None = None
     mlflow_password: SecretStr | None = None
 
@@ -121,6 +124,10 @@ class Settings(BaseSettings):
                 )
                 + ".",
             ) from None
+
+    def family_names(self) -> tuple[str, ...]:
+        """The families there are: one file each."""
+        return tuple(sorted(path.stem for path in self.families_dir.glob("*.yaml")))
 
     def environment(self) -> dict[str, str]:
         """The variables by which clients of MLflow, S3 and Prefect find and open the servers."""

@@ -153,6 +153,10 @@ class ObjectStore:
                     "run the command again to decide on the new state."
                 ) from error
 
+    def delete(self, uri: S3Uri) -> None:
+        """Removes an object; nothing happens where there is none."""
+        self._client.delete_object(Bucket=uri.bucket, Key=uri.key)
+
     def download(self, uri: S3Uri, target: Path) -> None:
         """Copies an object to a file (complete or absent: boto3 writes beside and renames)."""
         self._client.download_file(uri.bucket, uri.key, str(target), Config=_TRANSFER)

@@ -1,6 +1,8 @@
-"""Looking at a pulled expert before it costs anything: does it fit, and are its examples usable?"""
+"""Looking at an expert before it costs anything: does it fit, and are its examples usable?"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from prefect import task
 
@@ -9,43 +11,58 @@ from infra.layout import find_layout_on_disk
 from infra.manifest import MergedExpert
 from infra.queue import MergeQueue
 from merging.errors import IncompatibleExpert, InvalidInput
-from merging.experts import open_expert
+from merging.experts import Expert, open_expert
 from merging.preflight import check_expert
 from tasks.values import Base, Member, Pulled
 
 
-@task
+@task(persist_result=False)
 def preflight(queue: MergeQueue, base: Base, pulled: Pulled) -> Member:
-    """Opens an expert after checking its weights against the base and its examples table.
+    """Opens a pulled expert after checking it; raises as :func:`open_checked` does."""
+    version = pulled.version
+    expert = open_checked(queue, base, version.task, pulled.directory, version.ref)
+    record = MergedExpert(
+        task=version.task,
+        name=version.name,
+        version=version.version,
+        source=str(pulled.source),
+        digest=pulled.digest,
+    )
+    return Member(record, expert)
+
+
+def open_checked(
+    queue: MergeQueue, base: Base, task_name: str, directory: Path, who: str
+) -> Expert:
+    """Opens an expert's folder after checking weights and examples.
+
+    Args:
+        queue: Of the family.
+        base: What it has to fit.
+        task_name: Its ML task.
+        directory: Its folder.
+        who: What messages call it.
 
     Raises:
         IncompatibleExpert: its tensors, tokenizer or configuration differ from the base's.
         InvalidInput: its examples table does not keep the data contract.
     """
     kind = queue.family.kind
-    layout = find_layout_on_disk(pulled.directory)
-    checkpoint = pulled.directory / layout.checkpoint
-    table = pulled.directory / layout.examples
+    layout = find_layout_on_disk(directory)
+    checkpoint, table = directory / layout.checkpoint, directory / layout.examples
     if mismatches := check_expert(base.directory, checkpoint, kind):
         raise IncompatibleExpert(
-            pulled.version.ref,
+            who,
             mismatches,
             f"Fine-tune it again from the base of family {queue.name!r} ({queue.family.base}).",
         )
-    expert = open_expert(pulled.version.task, checkpoint, kind, examples=table)
+    expert = open_expert(task_name, checkpoint, kind, examples=table)
     contract = check_examples(table, expert, kind, queue.family.gate)
     if not contract.passed:
         raise InvalidInput(
-            where=f"examples of {pulled.version.ref}",
+            where=f"examples of {who}",
             expected="a table that keeps the data contract",
             found=" ".join(contract.sentences),
             remedy="Correct the table and register the expert again.",
         )
-    record = MergedExpert(
-        task=pulled.version.task,
-        name=pulled.version.name,
-        version=pulled.version.version,
-        source=str(pulled.source),
-        digest=pulled.digest,
-    )
-    return Member(record, expert)
+    return expert

@@ -1,0 +1,44 @@
+"""The command line ``supermerge``: each command calls the function that the flow calls.
+
+This is the one place in ``infra`` that may import flows and tasks, and nothing imports it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+
+from infra.cli import experts, models, queue, stack
+from infra.cli.output import FriendlyGroup
+
+app = typer.Typer(
+    cls=FriendlyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # they may hold secrets
+    help="A merge queue for models: merges, gates and promotes task experts of one base.",
+)
+
+app.command()(stack.up)
+app.command()(stack.down)
+app.command()(queue.demo)
+app.command()(queue.status)
+app.command()(experts.upload_base)
+app.command()(experts.register)
+app.command()(experts.release)
+app.command()(experts.explain)
+app.command()(queue.merge)
+app.command()(queue.promote)
+app.command()(queue.approve)
+app.command()(queue.reject)
+app.command()(queue.rollback)
+app.command()(queue.audit)
+app.command()(models.history)
+app.command()(models.diff)
+app.command()(models.pull)
+
+
+@app.callback()
+def configure(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show logs.")) -> None:
+    """Sets the log level of every command."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from infra.families import list_families
+from infra.names import limit_name
 from infra.settings import Settings
 from infra.stack.parts import POOL
 from merging.errors import Unavailable
@@ -19,28 +19,25 @@ SILENCE = 90
 """Seconds without a heartbeat (one is sent every 30) after which a run counts as dead."""
 
 
-def limit_name(family: str) -> str:
-    """The global concurrency limit that lets one run at a time work on a family."""
-    return f"supermerge-{family}"
-
-
 def prepare_prefect(settings: Settings) -> None:
     """Makes pool, one limit per family and the automation; what is there already stays."""
     with _client(settings) as client:
-        _create(client, "/work_pools/", {"name": POOL, "type": "process"})
-        create_family_limits(settings)
-        wanted = _zombie_automation()
-        found = _post(client, "/automations/filter", {}).json()
-        if not any(automation["name"] == ZOMBIES for automation in found):
-            _post(client, "/automations/", wanted)
+        if client.get(f"/work_pools/{POOL}").status_code == httpx.codes.NOT_FOUND:
+            _post(client, "/work_pools/", {"name": POOL, "type": "process"})
+        automations = _post(client, "/automations/filter", {}).json()
+        if not any(automation["name"] == ZOMBIES for automation in automations):
+            _post(client, "/automations/", _zombie_automation())
+    create_family_limits(settings)
 
 
 def create_family_limits(settings: Settings) -> None:
     """One limit for each family file; call it again when a family was added."""
     with _client(settings) as client:
-        for family in list_families(settings.families_dir):
-            limit = {"name": limit_name(family), "limit": 1, "active": True}
-            _create(client, "/v2/concurrency_limits/", limit)
+        for family in settings.family_names():
+            name = limit_name(family)
+            if client.get(f"/v2/concurrency_limits/{name}").status_code == httpx.codes.NOT_FOUND:
+                limit = {"name": name, "limit": 1, "active": True}
+                _post(client, "/v2/concurrency_limits/", limit)
 
 
 def deploy_flows(settings: Settings) -> None:
@@ -95,12 +92,6 @@ def _zombie_automation() -> dict[str, Any]:
 
 def _client(settings: Settings) -> httpx.Client:
     return httpx.Client(base_url=settings.prefect_api, timeout=30)
-
-
-def _create(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
-    response = client.post(path, json=body)
-    if response.status_code != httpx.codes.CONFLICT:  # it exists already
-        response.raise_for_status()
 
 
 def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:

@@ -48,7 +48,11 @@ def embedded_settings(state: StackState, state_dir: Path) -> Settings:
         if not _is_given(decisive)
         for name, value in fields.items()
     }
-    return Settings(state_dir=state_dir, **values)
+    settings = Settings(state_dir=state_dir, **values)
+    if _is_given("mlflow_uri"):
+        return settings
+    root = f"s3://{settings.bucket}/_mlflow"  # no family can have this name
+    return settings.model_copy(update={"mlflow_artifact_root": root})
 
 
 def stack_parts(state: StackState, settings: Settings) -> dict[str, Part]:
@@ -131,7 +135,7 @@ def mlflow(state: StackState, settings: Settings) -> Part:
         "mlflow",
         "server",
         f"--backend-store-uri=sqlite:///{home}/mlflow.db",
-        f"--artifacts-destination=s3://{settings.bucket}/_mlflow",  # no family can have this name
+        f"--artifacts-destination={settings.mlflow_artifact_root}",
         f"--host={HOST}",
         f"--port={state.mlflow_port}",
         "--workers=1",

@@ -1,0 +1,89 @@
+"""Commands about experts and their base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from infra.cli.output import connect, console
+from infra.cli.queue import Family
+from merging.errors import InvalidInput, Refused
+
+Expert = Annotated[str, typer.Argument(help="NAME/VERSION, as `supermerge status` shows it.")]
+
+
+def upload_base(
+    family: Family,
+    directory: Annotated[Path, typer.Argument(help="Folder of the base checkpoint.")],
+) -> None:
+    """Uploads the base checkpoint of a family to where its file says."""
+    connect()
+    from infra.queue import MergeQueue
+    from tasks.upload import upload_base as upload
+
+    queue = MergeQueue.open(family)
+    upload(queue, directory)
+    console.print(f"{directory} is at {queue.family.base}.")
+
+
+def register(
+    family: Family,
+    task: Annotated[str, typer.Argument(help="Name of the ML task.")],
+    directory: Annotated[
+        Path, typer.Argument(help="Folder with the checkpoint and examples.parquet or .jsonl.")
+    ],
+    examples: Annotated[
+        Path | None, typer.Option(help="The examples table, if it is not in the folder.")
+    ] = None,
+) -> None:
+    """Checks an expert, uploads it and registers it; the queue takes it from there."""
+    connect()
+    from infra.queue import MergeQueue
+    from tasks.upload import register_expert
+
+    expert = register_expert(MergeQueue.open(family), task, directory, examples)
+    console.print(f"{expert.ref} is {expert.status}. {escape(expert.reason)}")
+
+
+def release(expert: Expert) -> None:
+    """Puts a held or rejected expert back into the queue."""
+    queue_, version = _open(expert)
+    if version.status not in ("held", "rejected"):
+        raise Refused(
+            f"{version.ref} is {version.status}; only a held or rejected expert can be released. "
+            "`supermerge status` shows what waits."
+        )
+    queue_.registry.settle_expert(version, "waiting", "Released.")
+    console.print(f"{version.ref} is waiting again; the next merge takes it.")
+
+
+def explain(expert: Expert) -> None:
+    """Why an expert is where it is: its status, the gate's reasons, and where its report is."""
+    _, version = _open(expert)
+    console.print(f"[bold]{version.ref}[/bold] ({version.task}): {version.status}")
+    console.print(escape(version.reason) or "Nothing has been decided yet.")
+    if version.report:
+        console.print(f"Report: {version.report}")
+
+
+def _open(expert: str):  # type: ignore[no-untyped-def]
+    settings = connect()
+    from mlflow import MlflowClient
+
+    from infra.queue import MergeQueue
+    from infra.registry import Registry
+
+    name, _, number = expert.rpartition("/")
+    if not name or not number.isdigit():
+        raise InvalidInput(
+            where="expert",
+            expected="NAME/VERSION",
+            found=repr(expert),
+            remedy="`supermerge status FAMILY` lists them.",
+        )
+    registry = Registry(MlflowClient(settings.mlflow_uri))
+    version = registry.expert(name, int(number))
+    return MergeQueue.open(registry.family_of(version)), version

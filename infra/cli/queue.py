@@ -1,0 +1,140 @@
+"""Commands that run the queue."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from infra.cli.output import connect, console, table
+
+Family = Annotated[str, typer.Argument(help="Name of the family.")]
+Reason = Annotated[str, typer.Option(help="Why, in words; recorded.")]
+
+
+def demo(
+    fresh: Annotated[bool, typer.Option(help="Start from an empty queue.")] = True,
+) -> None:
+    """Shows the queue at work on real data: three experts promoted, a bad one bounced."""
+    from infra.demo.run import run_demo
+
+    run_demo(console, fresh=fresh)
+
+
+def status(family: Family) -> None:
+    """Champion, waiting experts, pending candidates, recent promotions."""
+    connect()
+    from infra.queue import MergeQueue
+
+    queue = MergeQueue.open(family)
+    entries = queue.promotions.entries()
+    champion = f"version {entries[-1].version}" if entries else "none yet"
+    console.print(f"[bold]{family}[/bold]: champion {champion}, mode {queue.family.promotion}")
+
+    experts = table("Experts", "expert", "task", "status", "reason")
+    for expert in queue.registry.experts(family):
+        experts.add_row(expert.ref, expert.task, expert.status, escape(expert.reason))
+    console.print(experts)
+
+    pending = table("Candidates that wait for review", "version", "experts", "validation", "review")
+    for version in queue.registry.merged(family):
+        if version.status == "candidate":
+            tags = version.tags
+            pending.add_row(
+                str(version.version),
+                tags.get("merge.experts", ""),
+                tags.get("validation_status", ""),
+                tags.get("merge.review", ""),
+            )
+    console.print(pending)
+
+    recent = table("Recent promotions", "no.", "time (UTC)", "version", "action", "decided by")
+    for entry in reversed(entries[-5:]):
+        recent.add_row(
+            str(entry.sequence),
+            f"{entry.time:%Y-%m-%d %H:%M}",
+            str(entry.version),
+            entry.action,
+            escape(entry.decided_by),
+        )
+    console.print(recent)
+
+
+def merge(family: Family) -> None:
+    """Merges what is waiting, now and here, as the scheduled flow does."""
+    connect()
+    from flows.continual_merge import continual_merge
+
+    outcomes = continual_merge(family)
+    if not outcomes:
+        console.print("No expert is waiting.")
+    for outcome in outcomes:
+        console.print(f"{', '.join(outcome.tasks)}: {outcome.verdict}. {escape(outcome.reason)}")
+
+
+def promote(
+    family: Family, version: Annotated[int, typer.Argument(help="MLflow version.")]
+) -> None:
+    """Carries out the review of a candidate: what approval_status says on its version."""
+    connect()
+    from flows.promote import promote as run
+
+    _show_review(run(family, version))
+
+
+def approve(
+    family: Family,
+    version: Annotated[int, typer.Argument(help="MLflow version of the candidate.")],
+    reason: Reason = "",
+) -> None:
+    """Approves a candidate in your name and promotes it."""
+    _review(family, version, "approved", reason)
+
+
+def reject(
+    family: Family,
+    version: Annotated[int, typer.Argument(help="MLflow version of the candidate.")],
+    reason: Reason = "",
+) -> None:
+    """Rejects a candidate in your name."""
+    _review(family, version, "rejected", reason)
+
+
+def rollback(
+    family: Family,
+    to: Annotated[int | None, typer.Option(help="Version to go back to.")] = None,
+    reason: Reason = "",
+) -> None:
+    """Makes an earlier version the deployed model again; what it lacks is held."""
+    connect()
+    from flows.rollback import rollback as run
+
+    entry = run(family, to, decided_by=getpass.getuser(), reason=reason)
+    console.print(f"Version {entry.version} is deployed (promotion {entry.sequence}).")
+
+
+def audit(family: Family) -> None:
+    """Checks that what is deployed is still what was decided."""
+    connect()
+    from flows.audit import audit as run
+
+    for line in run(family) or ("Nothing is deployed yet.",):
+        console.print(f"[green]✓[/green] {escape(line)}")
+
+
+def _review(family: str, version: int, decision: str, reason: str) -> None:
+    connect()
+    from flows.promote import promote as run
+    from infra.queue import MergeQueue
+
+    registry = MergeQueue.open(family).registry
+    registry.review(registry.merged_version(family, version), decision, getpass.getuser(), reason)
+    _show_review(run(family, version))
+
+
+def _show_review(words: str) -> None:
+    console.print(escape(words))
+    if words.startswith("Refused"):
+        raise typer.Exit(1)

@@ -1,0 +1,66 @@
+"""Bringing an expert or a base into the object store, checked before anything is uploaded."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from infra.cache import sha256_file, sha256_tree
+from infra.layout import is_wanted
+from infra.names import check_task
+from infra.queue import MergeQueue
+from infra.registry import ExpertVersion
+from merging.errors import InvalidInput
+from tasks.preflight import open_checked
+from tasks.pull import pull_base
+
+
+def register_expert(
+    queue: MergeQueue, task_name: str, directory: Path, examples: Path | None = None
+) -> ExpertVersion:
+    """Checks an expert's folder, uploads it and creates its version.
+
+    The same content registered twice is the same version.
+
+    Args:
+        queue: Of the family.
+        task_name: The ML task.
+        directory: Checkpoint, and the examples table unless it is given apart.
+        examples: The examples table, if it is not in the folder.
+
+    Raises:
+        InvalidInput, IncompatibleExpert: it cannot be merged; nothing was uploaded.
+    """
+    check_task(task_name)
+    if examples is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            whole = Path(scratch) / "expert"
+            shutil.copytree(directory, whole)
+            shutil.copyfile(examples, whole / f"examples{examples.suffix}")
+            return register_expert(queue, task_name, whole)
+    open_checked(queue, pull_base.fn(queue), task_name, directory, str(directory))
+    digest = sha256_tree({p: sha256_file(directory / p) for p in _wanted(directory)})
+    target = queue.family.root / "experts" / task_name / digest
+    for path in _wanted(directory):
+        queue.store.upload(directory / path, target / path)
+    return queue.registry.register_expert(queue.name, task_name, target, digest)
+
+
+def upload_base(queue: MergeQueue, directory: Path) -> None:
+    """Uploads the base checkpoint of a family."""
+    paths = _wanted(directory)
+    if "config.json" not in paths or not any(path.endswith(".safetensors") for path in paths):
+        raise InvalidInput(
+            where=str(directory),
+            expected="a checkpoint with config.json and safetensors",
+            found=", ".join(paths) or "nothing of the kind",
+            remedy="Give the folder that `save_pretrained` wrote.",
+        )
+    for path in paths:
+        queue.store.upload(directory / path, queue.family.base_uri / path)
+
+
+def _wanted(directory: Path) -> list[str]:
+    files = (p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
+    return sorted(path for path in files if is_wanted(path))
