@@ -21,7 +21,6 @@ import httpx
 from fastapi import FastAPI, HTTPException, Request, Response, status
 from pydantic import BaseModel, Field, ValidationError
 
-from infra.names import check_family
 from infra.settings import Settings
 from infra.webhooks import mlflow_auth, verify
 from merging.errors import InvalidInput, Refused
@@ -78,7 +77,7 @@ class Receiver:
             return self._waiting(data.value)
         if data.key == STATUS_TAG and data.value == "waiting":
             return self._waiting(await self._family_of(data))
-        if data.key == APPROVAL_TAG and self._is_family(data.name):
+        if data.key == APPROVAL_TAG and data.name in self.settings.family_names():
             payload: dict[str, str | int] = {"family": data.name, "version": data.version}
             return Event("supermerge.candidate.reviewed", data.name, payload)
         return None
@@ -100,15 +99,9 @@ class Receiver:
         answer.raise_for_status()
 
     def _waiting(self, family: str | None) -> Event | None:
-        if family is None or not self._is_family(family):
+        if family not in self.settings.family_names():
             return None
         return Event("supermerge.expert.waiting", family, {"family": family})
-
-    def _is_family(self, name: str) -> bool:
-        try:
-            return (self.settings.families_dir / f"{check_family(name)}.yaml").is_file()
-        except InvalidInput:
-            return False
 
     async def _family_of(self, data: Data) -> str | None:
         answer = await self.client.get(
