@@ -1,0 +1,80 @@
+"""An expert: a fine-tuned checkpoint of one task, its head and its examples."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from merging.checkpoint import Checkpoint, digest_directory, read_config
+from merging.errors import InvalidInput
+from merging.examples import ModelKind, Split, read_table, split_examples
+from merging.heads import Head
+
+TABLES = ("examples.parquet", "examples.jsonl")
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One expert, ready to be merged.
+
+    Attributes:
+        digest: SHA-256 of its checkpoint directory and its examples.
+    """
+
+    task: str
+    directory: Path
+    head: Head
+    split: Split
+    digest: str
+
+
+def open_expert(
+    task: str, directory: Path, kind: ModelKind, *, examples: Path | None = None
+) -> Expert:
+    """Reads head and examples of an expert directory; the weights stay in their files.
+
+    Args:
+        task: The ML task's name.
+        directory: Hugging Face checkpoint or PEFT adapter.
+        kind: The kind of model.
+        examples: The examples table, where it does not lie in the directory.
+
+    Raises:
+        InvalidInput: Unreadable files, a malformed table, or a classifier without label names.
+    """
+    directory = Path(directory)
+    head = read_head(task, directory, kind)
+    table = examples or next((directory / t for t in TABLES if (directory / t).exists()), None)
+    if table is None:
+        raise InvalidInput(
+            where=str(directory),
+            expected=f"an examples table ({' or '.join(TABLES)})",
+            found="none",
+            remedy="Put one beside the weights.",
+        )
+    split = split_examples(read_table(table), kind, head.labels)
+    sides = f"{split.calibration.digest}{split.gate.digest}"
+    digest = hashlib.sha256(f"{digest_directory(directory)}{sides}".encode()).hexdigest()
+    return Expert(task, directory, head, split, digest)
+
+
+def read_head(task: str, directory: Path, kind: ModelKind) -> Head:
+    """The head of an expert directory.
+
+    Raises:
+        InvalidInput: Unreadable files, or a classifier without label names.
+    """
+    if kind == "generator":
+        return Head(task, read_config(directory))
+    checkpoint = Checkpoint.open(directory)
+    tensors = {name: checkpoint.read(name) for name in sorted(checkpoint.head)}
+    head = Head(task, checkpoint.config, tensors)
+    if not head.labels:
+        raise InvalidInput(
+            where=str(directory / "config.json"),
+            expected="the label names of a classifier (id2label)",
+            found="none",
+            remedy="Set id2label and label2id in the model's configuration and save it again.",
+        )
+    return head

@@ -1,0 +1,159 @@
+"""The merged model as files, a deterministic function of base, experts and coefficients."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from merging.checkpoint import Checkpoint, digest_file
+from merging.coefficients import Coefficients
+from merging.deltas import backbone_names, task_vector
+from merging.errors import Corrupt, InvalidInput
+from merging.examples import ModelKind
+from merging.experts import Expert
+from merging.heads import Head
+from merging.safefile import Spec, write_tensors
+
+SHARD_BYTES = 5_000_000_000
+# What a model directory needs beside its weights; nothing that could be code or a pickle.
+COMPANIONS = (".json", ".txt", ".model", ".jinja")
+COEFFICIENTS = "coefficients.safetensors"
+
+
+def materialise(
+    base: Path,
+    experts: Sequence[Expert],
+    kind: ModelKind,
+    coefficients: Coefficients,
+    heads: Mapping[str, Head],
+    out: Path,
+) -> None:
+    """Writes `model/`, `heads/<task>/` and `coefficients.safetensors` into `out`.
+
+    They are written beside and renamed, so `out` is whole or not there. Computed in fp32 on the
+    CPU, one expert after the other in the order of the columns: the same bytes everywhere.
+
+    Raises:
+        InvalidInput: The coefficients belong to other experts or tensors.
+    """
+    _check(base, experts, coefficients)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _write_backbone(base, experts, kind, coefficients, beside / "model")
+        for task in coefficients.tasks:
+            heads[task].save(beside / "heads" / task)
+        coefficients.save(beside / COEFFICIENTS)
+        beside.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def verify(base: Path, experts: Sequence[Expert], kind: ModelKind, merged: Path) -> None:
+    """Builds a merged model's backbone again from its coefficients and compares every file.
+
+    Raises:
+        Corrupt: A file is missing or its bytes differ.
+    """
+    coefficients = Coefficients.load(merged / COEFFICIENTS)
+    with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".verify.") as folder:
+        again = Path(folder) / "model"
+        _check(base, experts, coefficients)
+        _write_backbone(base, experts, kind, coefficients, again)
+        for path in sorted(again.iterdir()):
+            found = merged / "model" / path.name
+            if not found.is_file() or digest_file(found) != digest_file(path):
+                raise Corrupt(
+                    f"{found}: expected the bytes that base, experts and coefficients give, found "
+                    "others. Materialise the model again from its coefficients."
+                )
+
+
+def merged_tensor(
+    base: Checkpoint, experts: Sequence[Checkpoint], coefficients: Tensor, name: str
+) -> Tensor:
+    """One merged tensor in the base's dtype, bit for bit the same on every machine.
+
+    Args:
+        base: The base checkpoint.
+        experts: Checkpoints in column order.
+        coefficients: fp32 [experts] or [experts, rows].
+        name: Canonical name.
+    """
+    original = base.read(name)
+    total = original.float().clone()
+    for expert, coefficient in zip(experts, coefficients, strict=True):
+        shape = (-1, *[1] * (total.ndim - 1)) if coefficient.ndim else ()
+        # A product and a sum, each rounded once: a fused multiply-add would round otherwise.
+        total += task_vector(base, expert, name).mul_(coefficient.view(shape))
+    return total.to(original.dtype)
+
+
+def _write_backbone(
+    base: Path,
+    experts: Sequence[Expert],
+    kind: ModelKind,
+    coefficients: Coefficients,
+    out: Path,
+) -> None:
+    source = Checkpoint.open(base)
+    checkpoints = [Checkpoint.open(expert.directory) for expert in experts]
+    names = {source.tensors[name].key: name for name in backbone_names(source, kind)}
+    specs = {
+        key: Spec(source.tensors[name].shape, source.tensors[name].dtype)
+        for key, name in names.items()
+    }
+
+    def read(key: str) -> Tensor:
+        name = names[key]
+        if name not in coefficients.values:
+            return source.read(name)
+        return merged_tensor(source, checkpoints, coefficients.values[name], name)
+
+    out.mkdir(parents=True)
+    for path in sorted(base.iterdir()):
+        if path.suffix in COMPANIONS and path.is_file() and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, out / path.name)
+    shards = list(_shards(specs))
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        part = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
+        file = f"model{part}.safetensors"
+        write_tensors(out / file, shard, read)
+        index.update(dict.fromkeys(shard, file))
+    if len(shards) > 1:
+        size = sum(spec.nbytes for spec in specs.values())
+        content = {"metadata": {"total_size": size}, "weight_map": index}
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        (out / "model.safetensors.index.json").write_text(text)
+
+
+def _shards(specs: Mapping[str, Spec]) -> Iterator[dict[str, Spec]]:
+    shard: dict[str, Spec] = {}
+    for key, spec in specs.items():
+        if shard and sum(s.nbytes for s in shard.values()) + spec.nbytes > SHARD_BYTES:
+            yield shard
+            shard = {}
+        shard[key] = spec
+    yield shard
+
+
+def _check(base: Path, experts: Sequence[Expert], coefficients: Coefficients) -> None:
+    tasks = tuple(expert.task for expert in experts)
+    unknown = sorted(set(coefficients.values) - set(Checkpoint.open(base).tensors))
+    if tasks != coefficients.tasks or unknown:
+        raise InvalidInput(
+            where="coefficients of a merged model",
+            expected=f"columns {list(tasks)} for tensors of {base}",
+            found=f"columns {list(coefficients.tasks)}, unknown tensors {unknown[:5]}",
+            remedy="Give the experts that the coefficients were learned for, in their order.",
+        )

@@ -1,0 +1,366 @@
+"""The merged model as one thing that answers: `{"task": ..., "inputs": [...]}`.
+
+A copy of this file travels in `code/` of every merged model and MLflow loads the model through
+`_load_pyfunc`, so it stands alone: nothing of this project is imported, and nothing is unpickled.
+The same functions build the task models of learning and evaluation, so there is one answer to the
+question how a backbone and a head become a model.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, UnidentifiedImageError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+)
+from transformers.utils import logging as transformers_logging
+
+MANIFEST = "manifest.json"
+LONGEST_TEXT = 512  # tokens, where neither tokenizer nor configuration has a limit
+NEW_TOKENS = 64  # most tokens of a generated answer
+BATCH = 32  # inputs in one forward pass
+
+
+class TaskError(ValueError):
+    """A request that this model cannot answer, or files that are not what was promoted."""
+
+
+def model_class(config: PretrainedConfig, kind: str) -> Any:
+    """The transformers class of a task model.
+
+    Raises:
+        TaskError: transformers has none for this architecture.
+    """
+    auto: Any
+    if kind == "generator":
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    else:
+        auto = {
+            "text-classifier": AutoModelForSequenceClassification,
+            "image-classifier": AutoModelForImageClassification,
+        }[kind]
+    try:
+        return auto._model_mapping[type(config)]
+    except KeyError as error:
+        raise TaskError(
+            f"transformers has no {kind} for model type {config.model_type}."
+        ) from error
+
+
+def assemble(config: Mapping[str, Any], kind: str, tensors: Mapping[str, Tensor]) -> Any:
+    """A task model in evaluation mode whose fp32 tensors share memory with `tensors`.
+
+    Args:
+        config: The task model's configuration, as in its config.json.
+        kind: The kind of model.
+        tensors: Backbone and head by their names in checkpoints, with or without prefix.
+
+    Raises:
+        TaskError: A tensor that the model needs is missing or has another shape.
+    """
+    values = dict(config)
+    parsed = AutoConfig.for_model(values.pop("model_type"), **values)
+    quiet = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, info = model_class(parsed, kind).from_pretrained(
+            None,
+            config=parsed,
+            state_dict=dict(tensors),
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    finally:
+        transformers_logging.set_verbosity(quiet)
+    wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if wrong:
+        raise TaskError(
+            f"{type(model).__name__}: expected every tensor of the model in its shape, found "
+            f"{', '.join(wrong)} missing or misshapen. Save base, expert and head from one model."
+        )
+    if kind == "text-classifier" and model.config.pad_token_id is None:
+        model.config.pad_token_id = (
+            model.config.eos_token_id
+        )  # GPT-like ones look for the text's end
+    return model
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint directory, sharded or not, mapped from the files."""
+    return {
+        name: tensor
+        for path in sorted(Path(directory).glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+class Encoder:
+    """Turns inputs into batches of a backbone's tensors: a tokenizer or an image processor."""
+
+    def __init__(self, directory: Path, kind: str, config: Mapping[str, Any]) -> None:
+        self.kind = kind
+        self.processor: Any
+        if kind == "image-classifier":
+            self.processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
+            return
+        self.processor = AutoTokenizer.from_pretrained(directory)
+        if self.processor.pad_token is None:
+            self.processor.pad_token = self.processor.eos_token
+        limit = self.processor.model_max_length
+        if limit > 1_000_000:  # transformers writes a huge number for "none"
+            positions = config.get("max_position_embeddings") or config.get("n_positions")
+            # RoBERTa-like models keep two positions for padding
+            limit = positions - 2 if positions else LONGEST_TEXT
+        self.limit = int(limit)
+        if kind == "generator" and not config.get("is_encoder_decoder"):
+            self.processor.padding_side = "left"
+            self.limit -= min(NEW_TOKENS, self.limit // 2)
+
+    def encode(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """Token ids or pixel values of each input, not yet padded."""
+        if not inputs:
+            return []
+        if self.kind == "image-classifier":
+            images = [decode_image(value) for value in inputs]
+            pixels = self.processor(images, return_tensors="pt")["pixel_values"]
+            return [{"pixel_values": p} for p in pixels]
+        pairs = [value if isinstance(value, tuple) else (value, None) for value in inputs]
+        texts = [text for text, _ in pairs]
+        seconds = [second or "" for _, second in pairs] if any(s for _, s in pairs) else None
+        encoded = self.processor(texts, seconds, truncation=True, max_length=self.limit)
+        return [{name: encoded[name][i] for name in encoded} for i in range(len(texts))]
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """One batch, [batch, tokens] or [batch, channels, height, width]."""
+        if self.kind == "image-classifier":
+            return {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
+        return dict(self.processor.pad(list(rows), return_tensors="pt"))
+
+    def batches(
+        self, rows: Sequence[dict[str, Any]], size: int = BATCH
+    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Indices and batch, rows of like length together so that little is padded."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].get("input_ids", ())))
+        for start in range(0, len(order), size):
+            indices = order[start : start + size]
+            yield indices, self.collate([rows[i] for i in indices])
+
+
+@torch.inference_mode()
+def class_scores(
+    model: Any, encoder: Encoder, inputs: Sequence[Any], device: torch.device
+) -> Tensor:
+    """Class logits of every input, fp32 [inputs, classes], in the inputs' order."""
+    scores = torch.empty(len(inputs), model.config.num_labels)
+    for indices, batch in encoder.batches(encoder.encode(inputs)):
+        logits = model(**{name: t.to(device) for name, t in batch.items()}).logits
+        scores[indices] = logits.float().cpu()
+    return scores
+
+
+@torch.inference_mode()
+def generate(
+    model: Any, encoder: Encoder, inputs: Sequence[Any], device: torch.device
+) -> list[str]:
+    """The greedy answer to every input, in the inputs' order."""
+    answers = [""] * len(inputs)
+    tokenizer = encoder.processor
+    for indices, batch in encoder.batches(encoder.encode(inputs)):
+        batch.pop("token_type_ids", None)
+        batch = {name: t.to(device) for name, t in batch.items()}
+        tokens = model.generate(
+            **batch,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=NEW_TOKENS,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        if not model.config.is_encoder_decoder:
+            tokens = tokens[:, batch["input_ids"].shape[1] :]
+        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        for index, text in zip(indices, texts, strict=True):
+            answers[index] = text.strip()
+    return answers
+
+
+def decode_image(value: bytes | str) -> Image.Image:
+    """An RGB image from encoded bytes or base64 text; never from a path.
+
+    Raises:
+        TaskError: It is neither.
+    """
+    try:
+        data = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except (UnidentifiedImageError, binascii.Error, OSError, TypeError, ValueError) as error:
+        raise TaskError(
+            f"An input is not an image ({error}). Send PNG or JPEG bytes, in base64 over HTTP."
+        ) from error
+
+
+def label_names(config: Mapping[str, Any]) -> list[str]:
+    """Label names by class index, from a configuration's id2label."""
+    names = config.get("id2label") or {}
+    return [str(names[key]) for key in sorted(names, key=int)]
+
+
+class MergedModel:
+    """A merged model directory: one backbone in memory, a head per task."""
+
+    def __init__(self, directory: Path, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        manifest = verify_manifest(directory)
+        self.kind = str(manifest["kind"])
+        backbone = {n: t.to(self.device) for n, t in read_weights(directory / "model").items()}
+        self.models: dict[str, Any] = {}
+        for folder in sorted(p for p in (directory / "heads").iterdir() if p.is_dir()):
+            config = json.loads((folder / "config.json").read_text())
+            head = {n: t.to(self.device) for n, t in read_weights(folder).items()}
+            model = assemble(config, self.kind, {**backbone, **head})
+            self.models[folder.name] = model.to(self.device)
+            self.encoder = Encoder(directory / "model", self.kind, config)
+
+    def answer(self, task: str, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """One answer per input: label and scores, or text.
+
+        Raises:
+            TaskError: No such task, or inputs of the wrong type.
+        """
+        if task not in self.models:
+            raise TaskError(f"Unknown task {task!r}. This model answers: {', '.join(self.models)}.")
+        model = self.models[task]
+        values = [self._input(value) for value in inputs]
+        if self.kind == "generator":
+            texts = generate(model, self.encoder, values, self.device)
+            return [{"task": task, "text": text} for text in texts]
+        labels = label_names(model.config.to_dict())
+        rows = class_scores(model, self.encoder, values, self.device).softmax(-1).tolist()
+        return [
+            {
+                "task": task,
+                "label": labels[int(np.argmax(row))],
+                "score": max(row),
+                "scores": dict(zip(labels, row, strict=True)),
+            }
+            for row in rows
+        ]
+
+    def predict(self, model_input: Any, params: Any = None) -> list[dict[str, Any]]:
+        """Answers a request as MLflow hands it over.
+
+        Args:
+            model_input: `{"task": name, "inputs": [...]}`, or a DataFrame with the columns `task`
+                and `inputs` (or `text`, with `text_pair` if wanted), one row per input.
+            params: Not used; MLflow passes it.
+
+        Raises:
+            TaskError: The request has another form, an unknown task or a wrong input.
+        """
+        requests = list(_requests(model_input))
+        answers: list[dict[str, Any]] = [{}] * len(requests)
+        for task in dict.fromkeys(task for task, _ in requests):
+            places = [i for i, (name, _) in enumerate(requests) if name == task]
+            for place, answer in zip(
+                places, self.answer(task, [requests[i][1] for i in places]), strict=True
+            ):
+                answers[place] = answer
+        return answers
+
+    def _input(self, value: Any) -> Any:
+        if self.kind == "image-classifier":
+            return value
+        if isinstance(value, Mapping):
+            value = (value.get("text"), value.get("text_pair"))
+        if isinstance(value, list | tuple | np.ndarray):
+            texts = tuple(text for text in value if text is not None)
+            value = texts[0] if len(texts) == 1 else texts
+        parts = value if isinstance(value, tuple) else (value,)
+        if not 1 <= len(parts) <= 2 or not all(isinstance(part, str) for part in parts):
+            raise TaskError(f"Expected a text or a pair of texts as input, found {value!r:.100}.")
+        return value
+
+
+def verify_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest, after every file it lists was found to have the recorded SHA-256.
+
+    Raises:
+        TaskError: No manifest, a missing or changed file, or one that the manifest does not list.
+    """
+    path = Path(directory) / MANIFEST
+    if not path.is_file():
+        raise TaskError(f"{path} is missing: this is not a whole merged model. Pull it again.")
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    files: dict[str, str] = manifest["files"]
+    for name, expected in files.items():
+        if _sha256(Path(directory) / name) != expected:
+            raise TaskError(
+                f"{name}: expected SHA-256 {expected}, found another. The file was changed "
+                "after the model was built; it will not be loaded. Restore it or roll back."
+            )
+    for folder in ("model", "heads"):
+        for found in (Path(directory) / folder).rglob("*"):
+            name = found.relative_to(directory).as_posix()
+            if found.is_file() and name not in files:
+                raise TaskError(f"{name} is not in the manifest; the model will not be loaded.")
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        return "(missing)"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _requests(model_input: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(model_input, pd.DataFrame):
+        yield from _rows(model_input)
+        return
+    if not isinstance(model_input, Mapping) or not {"task", "inputs"} <= set(model_input):
+        raise TaskError('Expected {"task": name, "inputs": [...]}.')
+    tasks = np.atleast_1d(np.asarray(model_input["task"])).tolist()
+    inputs = model_input["inputs"]
+    if isinstance(inputs, str | bytes):
+        inputs = [inputs]
+    if len(tasks) not in (1, len(inputs)):
+        raise TaskError(f"Expected one task or one per input, found {len(tasks)}.")
+    yield from zip(tasks * len(inputs) if len(tasks) == 1 else tasks, inputs, strict=True)
+
+
+def _rows(table: pd.DataFrame) -> Iterable[tuple[str, Any]]:
+    column = "inputs" if "inputs" in table.columns else "text"
+    if not {"task", column} <= set(table.columns):
+        raise TaskError(f"Expected columns task and inputs (or text), found {list(table.columns)}.")
+    seconds = table["text_pair"] if "text_pair" in table.columns else [None] * len(table)
+    for task, value, second in zip(table["task"], table[column], seconds, strict=True):
+        many = isinstance(value, list | np.ndarray) and column == "inputs"
+        for one in value if many else [value]:
+            yield task, (one, second) if isinstance(second, str) else one
+
+
+def _load_pyfunc(path: str) -> MergedModel:
+    """What MLflow calls with the model's directory."""
+    return MergedModel(Path(path))

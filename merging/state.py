@@ -1,0 +1,64 @@
+"""The state of a learning run in one small file, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from merging.safefile import load_tensors, save_tensors
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of learning.
+
+    Attributes:
+        step: From 1; 0 is the state before learning.
+        losses: Calibration loss by task in this step, before its update.
+        held_out: Loss by task on the held-out examples after this step, where they were looked at.
+    """
+
+    step: int
+    losses: Mapping[str, float]
+    held_out: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything a run needs to go on: tensors and plain values."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    best: tuple[float, float] | None
+    history: tuple[StepRecord, ...]
+
+    def save(self, path: Path) -> None:
+        """Replaces the file at once."""
+        metadata: dict[str, Any] = {
+            "step": self.step,
+            "best": self.best,
+            "history": [asdict(record) for record in self.history],
+        }
+        save_tensors(path, self.tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> RunState | None:
+        """The state in `path`, None where there is no file.
+
+        Raises:
+            InvalidInput: The file is damaged.
+        """
+        if not path.exists():
+            return None
+        tensors, metadata = load_tensors(path)
+        return cls(
+            step=metadata["step"],
+            # Copies, since the file is mapped and will be replaced.
+            tensors={name: tensor.clone() for name, tensor in tensors.items()},
+            best=tuple(metadata["best"]) if metadata["best"] else None,
+            history=tuple(StepRecord(**record) for record in metadata["history"]),
+        )

@@ -1,0 +1,85 @@
+"""One backbone, a task model per head: the modules that learning runs through.
+
+Every task model is transformers' own class. Their backbone parameters are one and the same object,
+so memory holds the backbone once and its gradient is summed over tasks by autograd itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from merging.checkpoint import Checkpoint
+from merging.deltas import backbone_names
+from merging.examples import ModelKind
+from merging.heads import Head
+from merging.serving import assemble
+
+
+class TaskModels:
+    """Task models that share the backbone's parameters.
+
+    Attributes:
+        merged: The parameters that coefficients decide, by canonical name, starting at the base.
+        models: Task model by task name, without dropout.
+        heads: Head parameters by task and by the name in checkpoints.
+    """
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        heads: Sequence[Head],
+        kind: ModelKind,
+        names: Collection[str],
+        device: torch.device,
+        *,
+        tune_heads: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        # New memory for each, so that an address tells which parameter a tensor became.
+        backbone = {n: base.read(n).float().clone() for n in backbone_names(base, kind)}
+        self.merged = {n: nn.Parameter(backbone[n].to(device, dtype)) for n in names}
+        frozen = {
+            n: nn.Parameter(t.to(device, dtype), requires_grad=False)
+            for n, t in backbone.items()
+            if n not in self.merged and t.is_floating_point()
+        }
+        self.models: dict[str, Any] = {}
+        self.heads: dict[str, dict[str, nn.Parameter]] = {}
+        for head in heads:
+            own = {n: t.detach().float().clone() for n, t in head.tensors.items()}
+            parameters = {
+                n: nn.Parameter(t.to(device, dtype), requires_grad=tune_heads)
+                for n, t in own.items()
+            }
+            model = assemble(head.config, kind, {**backbone, **own})
+            _share(model, {**backbone, **own}, {**frozen, **self.merged, **parameters})
+            model.to(device, dtype)
+            self.models[head.task] = model.eval()
+            self.heads[head.task] = parameters
+
+    def current_heads(self, heads: Mapping[str, Head]) -> dict[str, Head]:
+        """The heads with the values that their parameters have now."""
+        return {
+            task: Head(
+                task,
+                heads[task].config,
+                {n: p.detach().cpu().float().clone() for n, p in parameters.items()},
+            )
+            for task, parameters in self.heads.items()
+        }
+
+
+def _share(
+    model: nn.Module, loaded: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
+) -> None:
+    by_address = {t.data_ptr(): name for name, t in loaded.items() if t.numel()}
+    modules = dict(model.named_modules())
+    for path, value in list(model.named_parameters(remove_duplicate=False)):
+        name = by_address.get(value.data_ptr())
+        if name is not None and name in parameters:
+            owner, _, leaf = path.rpartition(".")
+            modules[owner]._parameters[leaf] = parameters[name]

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from merging.checkpoint import Checkpoint
+from merging.coefficients import Coefficients
+from merging.errors import InvalidInput
+from merging.experts import Expert
+from merging.learn import learn_coefficients
+from merging.settings import MergeSettings
+from merging.state import StepRecord
+
+CPU = torch.device("cpu")
+FAST = MergeSettings(steps=6, batch_size=4, evaluate_every=2, learning_rate=0.05)
+
+
+@pytest.mark.parametrize("objective", ["labels", "experts", "both", "entropy"])
+def test_learning_lowers_the_loss_on_held_out_examples(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path, objective: str
+) -> None:
+    settings = FAST.model_copy(update={"objective": objective, "steps": 20})
+    learned = learn_coefficients(
+        text_base, text_experts, "text-classifier", settings, work=tmp_path, device=CPU
+    )
+    looks = [sum(r.held_out.values()) for r in learned.history if r.held_out]
+    assert min(looks) < looks[0]
+
+
+def test_the_same_seed_gives_the_same_bits(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    first, second = (
+        learn_coefficients(
+            text_base, text_experts, "text-classifier", FAST, work=tmp_path / name, device=CPU
+        )
+        for name in ("a", "b")
+    )
+    assert first.coefficients.digest == second.coefficients.digest
+    assert first.history == second.history
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    settings = FAST.model_copy(update={"tune_heads": True})
+
+    def die(record: StepRecord) -> None:
+        if record.step == 5:
+            raise Killed
+
+    whole = learn_coefficients(
+        text_base, text_experts, "text-classifier", settings, work=tmp_path / "a", device=CPU
+    )
+    with pytest.raises(Killed):
+        learn_coefficients(
+            text_base,
+            text_experts,
+            "text-classifier",
+            settings,
+            work=tmp_path / "b",
+            device=CPU,
+            progress=die,
+        )
+    seen: list[int] = []
+    resumed = learn_coefficients(
+        text_base,
+        text_experts,
+        "text-classifier",
+        settings,
+        work=tmp_path / "b",
+        device=CPU,
+        progress=lambda record: seen.append(record.step),
+    )
+    assert seen == [5, 6]
+    assert resumed.coefficients.digest == whole.coefficients.digest
+    assert {t: h.digest for t, h in resumed.heads.items()} == {
+        t: h.digest for t, h in whole.heads.items()
+    }
+    assert resumed.history == whole.history
+
+
+def test_frozen_columns_stay_and_new_ones_are_learned(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    names = list(Checkpoint.open(text_base).tensors)
+    start = Coefficients.constant(("task-0", "task-1"), names, 0.75)
+    learned = learn_coefficients(
+        text_base,
+        text_experts,
+        "text-classifier",
+        FAST.model_copy(update={"holdout": 0}),
+        start=start,
+        frozen=["task-0", "task-1"],
+        work=tmp_path,
+        device=CPU,
+    ).coefficients
+    for name, value in learned.values.items():
+        assert value[:2].tolist() == [0.75, 0.75], name
+    assert any(abs(float(v[2]) - FAST.initial) > 1e-3 for v in learned.values.values())
+
+
+def test_a_task_twice_is_refused(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    twice = [text_experts[0], text_experts[0]]
+    with pytest.raises(InvalidInput, match="each task once"):
+        learn_coefficients(text_base, twice, "text-classifier", FAST, work=tmp_path, device=CPU)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from merging.preflight import check_expert
+
+KIND = "text-classifier"
+Copy = Callable[[Path], Path]
+
+
+def test_a_good_expert_passes(text_base: Path, text_expert_directories: tuple[Path, ...]) -> None:
+    assert check_expert(text_base, text_expert_directories[0], KIND) == ()
+
+
+def change_tensor(directory: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+QUERY = "bert.encoder.layer.0.attention.self.query.weight"
+
+
+def missing(t: dict[str, torch.Tensor]) -> None:
+    t.pop(QUERY)
+
+
+def extra(t: dict[str, torch.Tensor]) -> None:
+    t["bert.encoder.layer.7.attention.self.query.weight"] = torch.zeros(2, 2)
+
+
+def misshapen(t: dict[str, torch.Tensor]) -> None:
+    t[QUERY] = torch.zeros(3, 16)
+
+
+def not_finite(t: dict[str, torch.Tensor]) -> None:
+    t[QUERY][0, 0] = float("nan")
+
+
+def enormous(t: dict[str, torch.Tensor]) -> None:
+    t[QUERY] *= 1e6
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (missing, "model"),
+        (extra, "encoder.layer.7.attention.self.query.weight"),
+        (misshapen, "encoder.layer.0.attention.self.query.weight"),
+        (not_finite, "encoder.layer.0.attention.self.query.weight"),
+        (enormous, "task vector"),
+    ],
+)
+def test_wrong_tensors_are_named(
+    text_base: Path,
+    text_expert_directories: tuple[Path, ...],
+    copy_of: Copy,
+    change: Callable[[dict[str, torch.Tensor]], None],
+    named: str,
+) -> None:
+    expert = copy_of(text_expert_directories[0])
+    change_tensor(expert, change)
+    assert named in [m.tensor for m in check_expert(text_base, expert, KIND)]
+
+
+def test_another_architecture_is_named(
+    text_base: Path, text_expert_directories: tuple[Path, ...], copy_of: Copy
+) -> None:
+    expert = copy_of(text_expert_directories[0])
+    config = json.loads((expert / "config.json").read_text())
+    config["num_attention_heads"] = 4
+    (expert / "config.json").write_text(json.dumps(config))
+    assert [m.tensor for m in check_expert(text_base, expert, KIND)] == [
+        "config.num_attention_heads"
+    ]
+
+
+def test_a_task_vector_of_zero_is_refused(
+    text_base: Path, text_expert_directories: tuple[Path, ...], copy_of: Copy
+) -> None:
+    expert = copy_of(text_expert_directories[0])
+    base = load_file(text_base / "model.safetensors")
+    change_tensor(expert, lambda t: t.update({f"bert.{n}": v for n, v in base.items()}))
+    (mismatch,) = check_expert(text_base, expert, KIND)
+    assert mismatch.tensor == "task vector" and "zero" in mismatch.found
+
+
+def test_a_pickle_is_refused(
+    text_base: Path, text_expert_directories: tuple[Path, ...], copy_of: Copy
+) -> None:
+    expert = copy_of(text_expert_directories[0])
+    (expert / "model.safetensors").rename(expert / "pytorch_model.bin")
+    (mismatch,) = check_expert(text_base, expert, KIND)
+    assert "pytorch_model.bin" in mismatch.found
+
+
+def test_another_tokenizer_is_refused(
+    text_base: Path, text_expert_directories: tuple[Path, ...], copy_of: Copy
+) -> None:
+    expert = copy_of(text_expert_directories[0])
+    content = json.loads((text_base / "tokenizer.json").read_text())
+    content["model"]["vocab"]["zzz"] = 3
+    (expert / "tokenizer.json").write_text(json.dumps(content))
+    assert [m.tensor for m in check_expert(text_base, expert, KIND)] == ["tokenizer"]

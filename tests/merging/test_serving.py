@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from merging.evaluate import evaluate
+from merging.experts import Expert
+from merging.serving import TaskError, _load_pyfunc
+
+
+@pytest.fixture(scope="session")
+def served(
+    text_experts: tuple[Expert, ...],
+    merge_experts: Callable[..., object],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    out = tmp_path_factory.mktemp("served") / "model"
+    merge_experts(text_experts, out, 0.4)
+    write_manifest(out, "text-classifier")
+    return out
+
+
+def write_manifest(directory: Path, kind: str) -> None:
+    files = {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+    (directory / "manifest.json").write_text(json.dumps({"kind": kind, "files": files}))
+
+
+def test_answers_agree_with_evaluation(served: Path, text_experts: tuple[Expert, ...]) -> None:
+    model = _load_pyfunc(str(served))
+    gate = text_experts[1].split.gate
+    answers = model.predict({"task": "task-1", "inputs": list(gate.inputs)})
+    outcomes = evaluate(served / "model", served / "heads/task-1", gate, torch.device("cpu"))
+    assert [a["label"] for a in answers] == [gate.labels[i] for i in outcomes.predicted]
+    assert sum(answers[0]["scores"].values()) == pytest.approx(1)
+
+
+def test_a_table_of_several_tasks_is_answered_in_order(served: Path) -> None:
+    model = _load_pyfunc(str(served))
+    table = pd.DataFrame({"task": ["task-2", "task-0", "task-2"], "text": ["ba de", "fi", "go"]})
+    answers = model.predict(table)
+    assert [a["task"] for a in answers] == ["task-2", "task-0", "task-2"]
+    assert answers[1] == model.predict({"task": "task-0", "inputs": ["fi"]})[0]
+
+
+def test_an_unknown_task_is_answered_with_the_tasks(served: Path) -> None:
+    with pytest.raises(TaskError, match="task-0, task-1, task-2"):
+        _load_pyfunc(str(served)).predict({"task": "nothing", "inputs": ["ba"]})
+
+
+@pytest.mark.parametrize("change", ["weights", "extra", "no manifest"])
+def test_a_changed_model_is_not_loaded(served: Path, tmp_path: Path, change: str) -> None:
+    import shutil
+
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(served, spoiled)
+    if change == "weights":
+        (spoiled / "heads/task-0/head.safetensors").write_bytes(b"other")
+    elif change == "extra":
+        (spoiled / "model/model-00002.safetensors").write_bytes(b"more")
+    else:
+        (spoiled / "manifest.json").unlink()
+    with pytest.raises(TaskError):
+        _load_pyfunc(str(spoiled))
