@@ -1,0 +1,55 @@
+"""Data contracts: what an examples table and a gate report have to look like.
+
+Great Expectations does the checking and stays behind this package; it takes seconds to import, so
+that happens on the first check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from infra.contracts.result import ContractResult
+from merging.examples import ModelKind
+from merging.gate import GatePolicy, GateReport
+
+__all__ = ["ContractResult", "check_examples", "check_gate_report"]
+
+
+def check_examples(
+    table: pd.DataFrame,
+    kind: ModelKind,
+    labels: Sequence[str],
+    policy: GatePolicy,
+    *,
+    docs: Path | None = None,
+) -> ContractResult:
+    """Checks an expert's examples table as it lands, before anything is computed from it.
+
+    Args:
+        table: As `merging.examples.read_table` gives it.
+        kind: The family's kind of model.
+        labels: The expert's label names by class index, empty for generation.
+        policy: Of the family: how many gate examples its margin needs.
+        docs: Folder for Great Expectations' own pages, where wanted.
+    """
+    from infra.contracts.examples import check  # imports Great Expectations
+
+    return check(table, kind, labels, policy, docs)
+
+
+def check_gate_report(
+    report: GateReport, tasks: Collection[str], *, docs: Path | None = None
+) -> ContractResult:
+    """Checks that a gate report is whole, and that a pass holds up when computed once more.
+
+    Args:
+        report: The decision.
+        tasks: The tasks that the candidate has to answer: exactly these must have been decided.
+        docs: Folder for Great Expectations' own pages, where wanted.
+    """
+    from infra.contracts.gate import check  # imports Great Expectations
+
+    return check(report, tasks, docs)

@@ -1,0 +1,225 @@
+"""The contracts hold on good tables, and fail closed on everything that could slip through."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from infra.contracts import check_examples, check_gate_report
+from merging.gate import GatePolicy, GateReport, TaskScores, decide
+from merging.outcomes import Outcomes
+
+POLICY = GatePolicy(minimum_examples=90)
+LABELS = ("bad", "good")
+
+
+def reviews(**columns) -> pd.DataFrame:
+    table = pd.DataFrame({"text": [f"review {i}" for i in range(300)]})
+    table["label"] = [LABELS[i % 2] for i in range(300)]
+    table["split"] = ["calibration"] * 100 + ["gate"] * 200
+    return table.assign(**columns)
+
+
+def check(table, kind="text-classifier", labels=LABELS, policy=POLICY, **options):
+    return check_examples(table, kind, labels, policy, **options)
+
+
+def broken(result) -> str:
+    assert not result.passed
+    return " ".join(result.sentences)
+
+
+def changed(column, row, value):
+    table = reviews()
+    table[column] = table[column].astype(object)
+    table.loc[row, column] = value
+    return table
+
+
+def test_a_good_table_passes_without_a_warning():
+    result = check(reviews())
+    assert result.passed
+    assert result.sentences == () and result.warnings == ()
+    assert result.rules == len(result.raw["results"]) >= 12
+    assert json.loads(result.to_json())["passed"] is True
+
+
+def test_labels_may_be_names_or_indices_and_the_split_may_be_missing():
+    table = reviews(label=[i % 2 for i in range(300)]).drop(columns="split")
+    assert check(table).passed
+
+
+def test_unlabelled_calibration_rows_are_allowed():
+    assert check(changed("label", list(range(50)), None)).passed
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        (reviews().drop(columns="label"), "must have the columns text and label"),
+        (reviews().iloc[:0], "must have 1 to 1,000,000 rows"),
+        (pd.DataFrame(), "must have the columns"),
+        (changed("text", 4, "  "), "1 to 100,000 characters, but 1 of 300 rows does not"),
+        (changed("text", 4, None), "1 of 300 rows has no value"),
+        (changed("text", 4, float("nan")), "1 of 300 rows has no value"),
+        (changed("text", 4, 17), "1 of 300 rows has no value"),
+        (reviews(text=None), "characters, but 300 of 300 rows"),
+        (changed("text", 4, "x" * 100_001), "row 5"),
+        (changed("label", 7, "fine"), "'fine'; row 8"),
+        (changed("label", 7, 2), "one of the expert's 2"),
+        (changed("label", 7, 0.5), "one of the expert's 2"),
+        (changed("label", 7, -1), "one of the expert's 2"),
+        (changed("label", 200, None), "Every gate example must have a target"),
+        (changed("label", 200, float("nan")), "Every gate example must have a target"),
+        (reviews(split="gate"), "at least 8 different calibration examples"),
+        (reviews(split="calibration"), "gate example"),
+        (changed("split", 3, "test"), "'test'; row 4"),
+        (changed("split", 3, None), "Every value of split"),
+        (
+            changed("text", 250, "review 3"),
+            "on one side of the split only, but 2 of 300 rows do not (rows 4, 251)",
+        ),
+        (reviews().iloc[:150], "at least 90 different gate examples, but found 50"),
+    ],
+)
+def test_a_broken_table_is_refused_in_a_sentence(table, sentence):
+    result = check(table)
+    assert sentence in broken(result)
+    assert all(line.endswith(".") for line in result.sentences)
+
+
+def test_repeated_rows_do_not_count_towards_the_minimum():
+    table = reviews(text=["same"] * 100 + [f"gate {i % 40}" for i in range(200)])
+    text = broken(check(table))
+    assert "8 different calibration examples, but found 1" in text
+    assert "90 different gate examples, but found 40" in text
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        (changed("text", 4, "review 3"), "should be there once"),
+        (changed("text", 4, "review 3"), "should always have the same target"),
+        (reviews(label=["good"] * 100 + ["bad"] * 200), "Every class should occur"),
+        (reviews(label=["bad"] * 299 + ["good"]), "more than 90% of the rows"),
+        (reviews().iloc[60:], "at least 64 different calibration examples"),
+    ],
+)
+def test_what_should_be_but_need_not_is_a_warning(table, sentence):
+    result = check(table)
+    assert result.passed
+    assert sentence in " ".join(result.warnings)
+
+
+def test_too_few_gate_examples_only_warn_where_a_person_decides():
+    policy = GatePolicy(minimum_examples=90, inconclusive="review")
+    result = check(reviews().iloc[:150], policy=policy)
+    assert result.passed
+    assert "gate examples" in result.warnings[0]
+
+
+def png(size=8) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(size).integers(0, 255, (size, size), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_images_have_to_be_readable():
+    images = [png(i + 1) for i in range(300)]
+    table = pd.DataFrame({"image": images, "label": [i % 2 for i in range(300)]})
+    table["split"] = ["calibration"] * 100 + ["gate"] * 200
+    assert check(table, "image-classifier").passed
+    table.loc[5, "image"] = b"<svg/>"
+    assert "readable" in broken(check(table, "image-classifier"))
+
+
+def test_generation_needs_texts_on_both_ends():
+    table = reviews().rename(columns={"text": "input", "label": "target"})
+    assert check(table, "generator", ()).passed
+    table["target"] = table["target"].astype(object)
+    table.loc[200, "target"] = 5
+    assert "Every target must be a text" in broken(check(table, "generator", ()))
+
+
+def test_data_docs_are_built_where_asked_and_hold_no_text_of_the_table(tmp_path):
+    result = check(changed("label", 7, "fine"), docs=tmp_path)
+    assert not result.passed
+    assert (tmp_path / "index.html").is_file()
+    assert not any("review 7" in p.read_text() for p in tmp_path.rglob("*.html"))
+
+
+def model(right: int, n: int = 400) -> Outcomes:
+    keys = tuple(f"{i:04d}" for i in range(n))
+    return Outcomes(keys, tuple(int(i < right) for i in range(n)), (1,) * n)
+
+
+def report(candidate: int = 345) -> GateReport:
+    scores = [
+        TaskScores(name, role, model(250), model(350), model(candidate), champion, frozenset())
+        for name, role, champion in (("reviews", "old", model(346)), ("tweets", "new", model(260)))
+    ]
+    return decide(GatePolicy(), scores)
+
+
+def without(good: GateReport, **changes) -> GateReport:
+    """A report whose first row was changed behind the gate's back."""
+    first = good.tasks[0].model_copy(update=changes)
+    return good.model_copy(update={"tasks": (first, *good.tasks[1:])})
+
+
+def test_a_gate_report_that_passed_holds_up():
+    assert report().verdict == "passed"
+    result = check_gate_report(report(), ["reviews", "tweets"])
+    assert result.passed, result.sentences
+
+
+def test_a_gate_report_that_failed_is_whole_too():
+    failed = report(candidate=250)
+    assert failed.verdict == "failed"
+    assert check_gate_report(failed, ["reviews", "tweets"]).passed
+
+
+@pytest.mark.parametrize(
+    "tasks", [["reviews"], ["reviews", "tweets", "icd10"], ["reviews", "x"], []]
+)
+def test_the_tasks_must_be_exactly_the_expected_ones(tasks):
+    assert not check_gate_report(report(), tasks).passed
+
+
+def test_a_report_without_tasks_does_not_hold():
+    empty = decide(GatePolicy(), [])
+    assert not check_gate_report(empty, ["reviews"]).passed
+    assert not check_gate_report(empty, []).passed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"difference_lower": -0.2},
+        {"difference_lower": None},
+        {"difference_lower": float("nan")},
+        {"difference_lower": float("inf")},
+        {"retention": 0.1},
+        {"retention": None},
+        {"gain_lower": -0.01},
+        {"gain_lower": None},
+        {"champion": None},
+        {"candidate": None},
+        {"margin": float("nan")},
+        {"confidence": 0.5},
+        {"verdict": "inconclusive"},
+        {"examples": 0},
+        {"negative_flips": ()},
+        {"task": "tweets"},
+    ],
+)
+def test_a_pass_that_its_numbers_do_not_bear_out_is_refused(changes):
+    result = check_gate_report(without(report(), **changes), ["reviews", "tweets"])
+    assert not result.passed
+    assert all(line.endswith(".") for line in result.sentences)
