@@ -157,13 +157,9 @@ class Supervisor:
         if record is None:
             return False
         processes = record.processes()
-        for process in processes:
-            if process.pid == record.pid:
-                _signal(process, signal.SIGTERM)  # the leader ends its own children
-        _, alive = psutil.wait_procs(processes, timeout=patience if record.leads() else 0)
-        for process in {*alive, *record.processes()}:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=patience)
+        # The leader first: it ends its own children best.
+        _end([process for process in processes if process.pid == record.pid], patience)
+        _end(record.processes(), patience)
         (self.records / f"{name}.json").unlink()
         return bool(processes)
 
@@ -215,6 +211,10 @@ def _in_session(process: psutil.Process, session: int) -> bool:
         return False
 
 
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(number)  # psutil compares the start time first
+def _end(processes: list[psutil.Process], patience: float) -> None:
+    """Asks them to end, and forces those that have not after so many seconds."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)  # psutil compares the start time first
+        _, processes = psutil.wait_procs(processes, timeout=patience)
