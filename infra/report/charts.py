@@ -1,0 +1,146 @@
+"""The two charts of the decision: scores per task, and where each number lies against its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from infra.report import svg
+from infra.report.summary import points, share
+from merging.gate import GateReport, Score, TaskDecision
+
+_WIDTH, _LEFT, _RIGHT = 920, 190, 110
+_BAR, _STEP = 11, 16
+_MODELS = ("base", "champion", "candidate", "expert")
+_NAMES = {"champion": "deployed"}
+
+
+def score_bars(report: GateReport) -> Markup:
+    """A group of bars per task: base, deployed, candidate and expert with their bounds."""
+    groups = [(d, _scores(d)) for d in report.tasks]
+    height = sum(22 + _STEP * len(scores) for _, scores in groups) + 24
+    return svg.figure(
+        _WIDTH, height, _bars(groups, height), "Scores of base, deployed model, candidate, expert"
+    )
+
+
+def _scores(decision: TaskDecision) -> list[tuple[str, Score]]:
+    scores = [(model, getattr(decision, model)) for model in _MODELS]
+    return [(model, score) for model, score in scores if score is not None]
+
+
+def _bars(
+    groups: Sequence[tuple[TaskDecision, Sequence[tuple[str, Score]]]], height: float
+) -> Iterator[Markup]:
+    plot = _WIDTH - _LEFT - _RIGHT
+    for percent in range(0, 101, 20):
+        x = _LEFT + plot * percent / 100
+        yield svg.line(x, 0, x, height - 22, "grid")
+        yield svg.text(x, height - 6, f"{percent} %", "tick", "middle")
+    y = 0.0
+    for decision, scores in groups:
+        yield svg.text(0, y + 28, decision.task, "name")
+        yield svg.text(0, y + 44, f"{decision.role}, {decision.metric}", "tick")
+        for index, (model, score) in enumerate(scores):
+            yield from _bar(model, score, y + 14 + index * _STEP, plot)
+        y += 22 + _STEP * len(scores)
+
+
+def _bar(model: str, score: Score, y: float, plot: float) -> Iterator[Markup]:
+    name, middle = _NAMES.get(model, model), y + _BAR / 2
+    low, high = _LEFT + plot * score.lower, _LEFT + plot * score.upper
+    title = f"{name}: {share(score.value)} ({share(score.lower)} to {share(score.upper)})"
+    yield svg.rect(_LEFT, y, plot * score.value, _BAR, f"model-{model}", title=title)
+    yield svg.line(low, middle, high, middle, "whisker")
+    for end in (low, high):
+        yield svg.line(end, middle - 3, end, middle + 3, "whisker")
+    yield svg.text(high + 7, y + _BAR - 1.5, f"{share(score.value)} {name}", "value")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A number with bounds against the limit that it has to stay above."""
+
+    task: str
+    verdict: str
+    value: float
+    lower: float | None
+    upper: float | None
+    limit: float
+    words: str
+
+
+def limits_chart(report: GateReport) -> Markup:
+    """Difference to the reference against the margin, and gain kept against its floor."""
+    differences = [
+        _Row(
+            d.task,
+            _verdict(d, "not-worse"),
+            d.difference,
+            d.difference_lower,
+            d.difference_upper,
+            -d.margin,
+            f"{points(d.difference)}, at worst {points(d.difference_lower)}",
+        )
+        for d in report.tasks
+        if d.difference is not None
+    ]
+    retentions = [
+        _Row(
+            d.task,
+            _verdict(d, "retention"),
+            d.retention,
+            d.retention_lower,
+            d.retention_upper,
+            d.retention_floor,
+            share(d.retention, digits=0),
+        )
+        for d in report.tasks
+        if d.retention is not None
+    ]
+    height = 30 + 24 * max(len(differences), len(retentions), 1) + 26
+    parts = [
+        *_forest(differences, 0, 330, "Difference in points", 100, [0.0]),
+        *_forest(
+            retentions, 490, 230, "Share of the expert's gain that is kept, %", 100, [0.0, 1.0]
+        ),
+    ]
+    return svg.figure(_WIDTH, height, parts, "Each number against its limit")
+
+
+def _verdict(decision: TaskDecision, name: str) -> str:
+    return next((c.verdict for c in decision.checks if c.name == name), "failed")
+
+
+def _forest(
+    rows: Sequence[_Row], left: float, plot: float, heading: str, scale: float, marks: list[float]
+) -> Iterator[Markup]:
+    if not rows:
+        return
+    start = left + (130 if left == 0 else 0)
+    ends = [row.limit for row in rows] + [row.value for row in rows] + marks
+    ends += [
+        min(max(end, -0.6), 1.6) for r in rows for end in (r.lower, r.upper) if end is not None
+    ]
+    low, high = min(ends), max(ends)
+    low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
+
+    def place(value: float) -> float:
+        return start + plot * (min(max(value, low), high) - low) / (high - low)
+
+    bottom = 30 + 24 * len(rows)
+    yield svg.text(start, 14, heading, "name")
+    for mark in marks:
+        yield svg.line(place(mark), 24, place(mark), bottom, "zero")
+        yield svg.text(place(mark), bottom + 16, f"{scale * mark:.0f}", "tick", "middle")
+    for index, row in enumerate(rows):
+        y = 30 + 24 * index + 12
+        if left == 0:
+            yield svg.text(0, y + 4, row.task, "label")
+        yield svg.line(place(row.limit), y - 10, place(row.limit), y + 10, "limit")
+        if row.lower is not None and row.upper is not None:
+            yield svg.line(place(row.lower), y, place(row.upper), y, f"range {row.verdict}")
+        yield svg.circle(place(row.value), y, 4.5, f"dot {row.verdict}", title=row.words)
+        yield svg.text(start + plot + 8, y + 4, row.words, "value")

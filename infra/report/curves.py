@@ -1,0 +1,54 @@
+"""The learning curve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from markupsafe import Markup
+
+from infra.report import svg
+from merging.state import StepRecord
+
+COLOURS = (
+    "#1f4e8c",
+    "#d07a1f",
+    "#3a8f5c",
+    "#b5486b",
+    "#6b5fb5",
+    "#7a7a2a",
+    "#2a8f9e",
+    "#8c5a3c",
+)
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _RIGHT = 920, 300, 50, 30, 170
+
+
+def learning_curve(history: Sequence[StepRecord]) -> Markup:
+    """Loss of each task by step: thin on calibration examples, bold on the held-out ones."""
+    tasks = list(history[0].losses)
+    values = [v for r in history for v in (*r.losses.values(), *(r.held_out or {}).values())]
+    top = max(values) * 1.05 or 1.0
+    first, last = history[0].step, max(history[-1].step, history[0].step + 1)
+
+    def place(step: int, loss: float) -> tuple[float, float]:
+        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * (step - first) / (last - first)
+        return x, 8 + (_HEIGHT - _BOTTOM - 8) * (1 - loss / top)
+
+    def parts() -> Iterator[Markup]:
+        for k in range(5):
+            x, y = place(first, top * k / 4)
+            yield svg.line(x, y, _WIDTH - _RIGHT, y, "grid")
+            yield svg.text(x - 6, y + 4, f"{top * k / 4:.2g}", "tick", "end")
+        for step in sorted({first, (first + last) // 2, last}):
+            yield svg.text(place(step, 0)[0], _HEIGHT - 10, f"step {step}", "tick", "middle")
+        for index, task in enumerate(tasks):
+            colour = COLOURS[index % len(COLOURS)]
+            losses = [place(r.step, r.losses[task]) for r in history if task in r.losses]
+            held = [place(r.step, r.held_out[task]) for r in history if r.held_out]
+            yield svg.path(losses, "thin", colour)
+            if held:
+                yield svg.path(held, "bold", colour)
+            y = 20 + 18 * index
+            yield svg.rect(_WIDTH - _RIGHT + 14, y - 9, 12, 10, "", fill=colour)
+            yield svg.text(_WIDTH - _RIGHT + 32, y, task, "label")
+
+    return svg.figure(_WIDTH, _HEIGHT, parts(), "Loss by step")

@@ -1,0 +1,106 @@
+"""The decision in a few lines: Markdown for MLflow and Prefect, and flat metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from merging.gate import GateReport, Score, TaskDecision
+
+HEADLINES = {
+    "passed": "Passed: this candidate may replace the deployed model.",
+    "failed": "Failed: this candidate must not replace the deployed model.",
+    "inconclusive": "Not decided: the evidence does not reach either way, so it does not pass.",
+}
+_METRICS = (
+    "difference",
+    "difference_lower",
+    "difference_upper",
+    "gain",
+    "retention",
+    "retention_lower",
+    "examples",
+    "wins",
+    "losses",
+)
+
+
+def markdown_summary(report: GateReport, link: str = "") -> str:
+    """The verdict, a row per task and the reasons, as Markdown.
+
+    Args:
+        report: The decision.
+        link: Address of the full report, where it has one.
+    """
+    lines = [f"**{HEADLINES[report.verdict]}**", ""]
+    if report.tasks:
+        header = list(summary_rows(report)[0])
+        lines += [_row(header), _row(["---"] * len(header))]
+        lines += [_row(row.values()) for row in summary_rows(report)]
+    lines += ["", *(f"- {reason}" for reason in report.reasons)]
+    lines += [f"- Warning: {warning}" for warning in report.warnings]
+    if link:
+        lines += ["", f"[Full report]({link})"]
+    return "\n".join(lines)
+
+
+def summary_rows(report: GateReport) -> list[dict[str, str]]:
+    """A row per task in words, for tables that people read."""
+    return [
+        {
+            "task": decision.task,
+            "role": decision.role,
+            "base": _score(decision.base),
+            "expert": _score(decision.expert),
+            "deployed": _score(decision.champion),
+            "candidate": _score(decision.candidate),
+            "difference (at worst)": _difference(decision),
+            "gain kept": share(decision.retention, digits=0),
+            "flips": str(len(decision.negative_flips)),
+            "verdict": decision.verdict,
+        }
+        for decision in report.tasks
+    ]
+
+
+def gate_metrics(report: GateReport) -> dict[str, float]:
+    """Flat numbers `gate/<task>/<name>`, so that charts show a family's history."""
+    metrics: dict[str, float] = {"gate/passed": float(report.verdict == "passed")}
+    for decision in report.tasks:
+        scores = {
+            "base": decision.base,
+            "champion": decision.champion,
+            "candidate": decision.candidate,
+            "expert": decision.expert,
+        }
+        numbers = {name: score.value for name, score in scores.items() if score is not None}
+        numbers |= {n: v for n in _METRICS if (v := getattr(decision, n)) is not None}
+        numbers["negative_flips"] = len(decision.negative_flips)
+        metrics |= {f"gate/{decision.task}/{name}": float(v) for name, v in numbers.items()}
+    retentions = [d.retention for d in report.tasks if d.retention is not None]
+    if retentions and len(retentions) == len(report.tasks):
+        metrics["gate/mean_retention"] = sum(retentions) / len(retentions)
+    return metrics
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """A share in percent, a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
+
+
+def points(value: float | None) -> str:
+    """A signed difference of shares in points, a dash where there is none."""
+    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _score(score: Score | None) -> str:
+    return share(score.value if score else None)
+
+
+def _difference(decision: TaskDecision) -> str:
+    if decision.difference is None:
+        return "–"
+    return f"{points(decision.difference)} ({points(decision.difference_lower)})"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
