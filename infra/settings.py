@@ -129,6 +129,11 @@ class Settings(BaseSettings):
         """The families there are: one file each."""
         return tuple(sorted(path.stem for path in self.families_dir.glob("*.yaml")))
 
+    def variables(self) -> dict[str, str]:
+        """The SUPERMERGE_* variables that give another process these very settings."""
+        values = self.model_dump(mode="json", exclude_none=True, context={"reveal": True})
+        return {_variable(name): value for name, value in values.items()}
+
     def environment(self) -> dict[str, str]:
         """The variables by which clients of MLflow, S3 and Prefect find and open the servers."""
         secrets = {
@@ -158,6 +163,8 @@ class Settings(BaseSettings):
 CLIENT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Torch threads that spin while they wait starve the servers they share cores with, and themselves.
+    "OMP_WAIT_POLICY": "PASSIVE",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # Weights and code never travel as pickle; MLflow and Prefect both allow it unless told.

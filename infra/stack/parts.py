@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from infra.settings import PREFIX, Settings
+from infra.settings import CLIENT_DEFAULTS, PREFIX, Settings
 from infra.stack.files import private_folder, write_private
 from infra.stack.state import HOST, StackState
 from infra.stack.supervise import Part
@@ -172,8 +172,9 @@ def prefect(state: StackState, settings: Settings) -> Part:
             f"--host={HOST}",
             f"--port={state.prefect_port}",
         ),
-        environment=settings.environment()
+        environment=CLIENT_DEFAULTS
         | {
+            "PREFECT_HOME": settings.environment()["PREFECT_HOME"],
             # By default any web page that is open in a browser here may call the API.
             "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": address,
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -209,7 +210,7 @@ def worker(state: StackState, settings: Settings) -> Part:
             "--with-healthcheck",
         ),
         environment=settings.environment()
-        | _settings_for_parts(settings)
+        | settings.variables()
         | {
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_WORKER_WEBSERVER_HOST": HOST,
@@ -235,17 +236,9 @@ def receiver(state: StackState, settings: Settings) -> Part:
             f"--port={state.receiver_port}",
             "--no-access-log",
         ),
-        environment=_settings_for_parts(settings),
+        environment=settings.variables(),
         is_healthy=_answers(f"{address}/health"),
     )
-
-
-def _settings_for_parts(settings: Settings) -> dict[str, str]:
-    """Enough for `Settings.load()` in a part; the pull step of prefect.yaml reads the second."""
-    return {
-        PREFIX + "STATE_DIR": str(settings.state_dir),
-        PREFIX + "PROJECT_DIR": str(settings.project_dir),
-    }
 
 
 def _is_given(field: str) -> bool:

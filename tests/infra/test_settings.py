@@ -98,3 +98,12 @@ def test_the_environment_of_clients_allows_no_pickle_and_no_telemetry() -> None:
     assert environment["PREFECT_API_URL"] == ADDRESSES["prefect_api"]
     assert environment["AWS_SECRET_ACCESS_KEY"] == "s"
     assert "MLFLOW_TRACKING_USERNAME" not in environment
+
+
+def test_another_process_gets_the_same_settings_by_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(**ADDRESSES, state_dir=tmp_path, webhook_secret="hush")
+    for name, value in settings.variables().items():
+        monkeypatch.setenv(name, value)
+    assert Settings.load() == settings
