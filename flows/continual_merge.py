@@ -22,7 +22,6 @@ from merging.errors import (
     Corrupt,
     IncompatibleExpert,
     InvalidInput,
-    MergeQueueError,
     NonFinite,
 )
 from merging.gate import judge_expert
@@ -30,7 +29,7 @@ from tasks.evaluate import score_expert
 from tasks.find import find_waiting_experts
 from tasks.preflight import preflight
 from tasks.pull import pull_base, pull_champion, pull_expert
-from tasks.settle import repair_mirror, settle_expert
+from tasks.settle import repair_mirror, settle_expert, settle_members
 from tasks.values import Base, Deployed, Member, describe
 
 
@@ -102,9 +101,7 @@ def admit(
                 settle_expert(queue, version, "merged", reason)
                 continue
             member = preflight(queue, base, pulled)
-            check = judge_expert(
-                queue.family.gate, member.task, *score_expert(queue, base, member)
-            )
+            check = judge_expert(queue.family.gate, member.task, *score_expert(queue, base, member))
             if check.verdict == "failed":
                 raise InvalidInput(
                     where=version.ref,
@@ -130,20 +127,13 @@ def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Ou
         return ()
     try:
         attempt = climb_ladder(queue, base, pull_deployed(queue, base), arrivals)
+        fault, page = " ".join(attempt.report.reasons), queue.registry.run_page(attempt.run_id)
     except NonFinite as error:
-        attempt, fault = None, str(error)
-    else:
-        fault = " ".join(attempt.report.reasons)
+        attempt, fault, page = None, str(error), ""
     if attempt is not None and attempt.manifest is not None:
         return (deliver(queue, attempt),)
     if len(arrivals) == 1:
-        settle_expert(
-            queue,
-            queue.registry.expert(arrivals[0].record.name, arrivals[0].record.version),
-            "rejected",
-            fault,
-            run_page(queue, attempt),
-        )
+        settle_members(queue, arrivals, "rejected", fault, page)
         return (bounce(queue, (arrivals[0].task,), fault),)
     get_run_logger().info("%s do not pass together; trying halves", describe(arrivals))
     half = len(arrivals) // 2

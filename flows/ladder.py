@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from prefect import get_run_logger
 
 from infra.queue import MergeQueue
-from merging.gate import decide
 from tasks.evaluate import score_build
+from tasks.gate import judge
 from tasks.learn import learn, write_model
 from tasks.package import package_candidate
 from tasks.record import find_attempt, record_attempt
@@ -40,12 +40,10 @@ def try_build(queue: MergeQueue, build: Build, attempts: int) -> Attempt:
     learned = learn(queue, build)
     merged = write_model(queue, build, learned)
     scores = score_build(queue, build, merged)
-    report = decide(queue.family.gate, scores, attempts=attempts)
-    pages = write_report(queue, build, learned, scores, report, merged)
+    report, contract = judge(queue, build, scores, attempts)
+    pages = write_report(queue, build, learned, scores, report, contract, merged)
     acceptable = report.verdict == "passed" or (
         report.verdict == "inconclusive" and queue.family.gate.inconclusive == "review"
     )
-    manifest = (
-        package_candidate(queue, build, merged, learned, scores) if acceptable else None
-    )
+    manifest = package_candidate(queue, build, merged, learned, scores) if acceptable else None
     return record_attempt(queue, build, learned, report, pages, manifest)

@@ -52,9 +52,7 @@ def _decide(queue: MergeQueue, version: MergedVersion) -> str:
     decision = version.tags.get("approval_status", "")
     who = version.tags.get("merge.decided-by") or "a person, by approval_status in MLflow"
     if decision not in DECISIONS:
-        raise Refused(
-            f"approval_status is {decision!r}. Set it to one of: {', '.join(DECISIONS)}."
-        )
+        raise Refused(f"approval_status is {decision!r}. Set it to one of: {', '.join(DECISIONS)}.")
     if version.status != "candidate":
         if version.status == "promoted" and decision == "approved":
             return version.tags.get("merge.review") or "It is deployed already."

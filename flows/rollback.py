@@ -1,7 +1,7 @@
 """Rollback: an earlier version becomes the deployed model again.
 
-    supermerge rollback demo            # to what was deployed before the present version
-    supermerge rollback demo --to 3
+supermerge rollback demo            # to what was deployed before the present version
+supermerge rollback demo --to 3
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ from merging.gate import GatePolicy
 from merging.settings import MergeSettings
 
 Rung = Literal["chain", "relearn", "relearn-row"]
-S3Location = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+$")]
+S3Location = Annotated[
+    str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+$")
+]
 
 
 class Target(BaseModel):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from infra.cache import download_fresh
 from infra.manifest import MANIFEST, Manifest
@@ -80,7 +84,11 @@ def _side(queue: MergeQueue, number: int) -> dict[str, tuple[str, str, str]]:
         e.task: (
             f"{e.name}/{e.version}",
             f"{scores[e.task]:.3f}" if e.task in scores else "–",
-            f"{coefficients.mean(e.task):.3f}",
+            f"{_mean(coefficients.column(e.task)):.3f}",
         )
         for e in manifest.experts
     }
+
+
+def _mean(column: Mapping[str, Tensor]) -> float:
+    return float(torch.cat([value.reshape(-1) for value in column.values()]).mean())

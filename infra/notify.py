@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
-from prefect.blocks.notifications import NotificationBlock
+from prefect.blocks.abstract import NotificationBlock
 
 from infra.families import Family, Target
 
@@ -28,9 +28,7 @@ class Notice:
 
 def send(family: Family, notice: Notice) -> Iterator[tuple[str, str]]:
     """Sends a notice to every target; yields (target, fault) for each that could not be reached."""
-    with httpx.Client(
-        timeout=_TIMEOUT, transport=httpx.HTTPTransport(retries=_TRIES)
-    ) as client:
+    with httpx.Client(timeout=_TIMEOUT, transport=httpx.HTTPTransport(retries=_TRIES)) as client:
         for number, target in enumerate(family.notify, start=1):
             try:
                 _send(client, target, notice)
@@ -43,5 +41,5 @@ def _send(client: httpx.Client, target: Target, notice: Notice) -> None:
     if target.webhook is not None:
         client.post(str(target.webhook), json=asdict(notice)).raise_for_status()
     if target.prefect_block is not None:
-        block = NotificationBlock.load(target.prefect_block)
+        block: Any = NotificationBlock.load(target.prefect_block)
         block.notify(notice.text, subject=notice.subject)

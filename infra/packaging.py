@@ -16,7 +16,7 @@ import mlflow.pyfunc
 import yaml
 from mlflow.models import Model
 from mlflow.models.signature import ModelSignature
-from mlflow.types import Array, ColSpec, DataType, Schema
+from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
 from merging import serving
 from merging.examples import ModelKind
@@ -45,9 +45,7 @@ def add_mlflow_files(directory: Path, kind: ModelKind, model_id: str) -> None:
     (directory / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
 
     item = DataType.binary if kind == "image-classifier" else DataType.string
-    schema = Schema(
-        [ColSpec(DataType.string, "task"), ColSpec(Array(item), "inputs")]
-    )
+    schema = Schema([ColSpec(DataType.string, "task"), ColSpec(Array(item), "inputs")])
     model = Model(
         utc_time_created="1970-01-01 00:00:00",  # the manifest must not depend on the clock
         model_uuid=model_id[:32],

@@ -105,7 +105,9 @@ class PromotionLog:
         try:
             entry = Promotion.model_validate_json(self._store.read(item.uri))
         except ValidationError as error:
-            raise Corrupt(f"{item.uri} is not a promotion: {error}. Remove what wrote it.") from error
+            raise Corrupt(
+                f"{item.uri} is not a promotion: {error}. Remove what wrote it."
+            ) from error
         if item.path != _file_name(entry.sequence):
             raise Corrupt(
                 f"{item.uri} holds promotion {entry.sequence}. Restore the object from the bucket's "

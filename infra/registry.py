@@ -90,9 +90,7 @@ class Registry:
         """
         query = f"tags.`merge.family` = '{check_family(family)}'"
         versions = sorted(self._search(query), key=lambda v: (v.creation_timestamp, v.name))
-        return tuple(
-            _expert(v) for v in versions if v.name != family and v.status == "READY"
-        )
+        return tuple(_expert(v) for v in versions if v.name != family and v.status == "READY")
 
     def expert(self, name: str, version: int) -> ExpertVersion:
         """One expert version by name and number."""
@@ -139,9 +137,7 @@ class Registry:
                 expert.name, str(expert.version), "merge.digest", digest
             )
 
-    def register_expert(
-        self, family: str, task: str, source: S3Uri, digest: str
-    ) -> ExpertVersion:
+    def register_expert(self, family: str, task: str, source: S3Uri, digest: str) -> ExpertVersion:
         """Creates an expert version; the same content registered again is the same version."""
         name = f"{check_family(family)}-{check_task(task)}"
         self._ensure_model(name)
@@ -182,9 +178,7 @@ class Registry:
         """Sets the tags of a merged version that differ from what it was read with."""
         for key, value in tags.items():
             if version.tags.get(key) != value:
-                self.client.set_model_version_tag(
-                    version.family, str(version.version), key, value
-                )
+                self.client.set_model_version_tag(version.family, str(version.version), key, value)
 
     def review(self, version: MergedVersion, decision: str, who: str, reason: str) -> None:
         """Records a person's decision on a candidate, the decision itself last."""
@@ -196,6 +190,15 @@ class Registry:
                 "approval_status": decision,
             },
         )
+
+    def version_page(self, name: str, version: int) -> str:
+        """Where people look at a version."""
+        return f"{mlflow.get_tracking_uri()}/#/models/{name}/versions/{version}"
+
+    def run_page(self, run_id: str) -> str:
+        """Where people look at a run, its report among the artifacts."""
+        experiment = self.client.get_run(run_id).info.experiment_id
+        return f"{mlflow.get_tracking_uri()}/#/experiments/{experiment}/runs/{run_id}/artifacts"
 
     def aliases(self, family: str) -> dict[str, int]:
         """The family's aliases and the versions they point to."""
@@ -251,7 +254,7 @@ def _expert(version: ModelVersion) -> ExpertVersion:
         name=version.name,
         version=int(version.version),
         task=tags.get("merge.task", ""),
-        source=version.source,
+        source=version.source or "",
         status=tags.get("merge.status", "waiting"),
         reason=tags.get("merge.reason", ""),
         digest=tags.get("merge.digest", ""),
@@ -263,7 +266,7 @@ def _merged(version: ModelVersion) -> MergedVersion:
     return MergedVersion(
         family=version.name,
         version=int(version.version),
-        source=version.source,
+        source=version.source or "",
         run_id=version.run_id or None,
         tags=dict(version.tags),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from prefect import task
@@ -38,7 +37,7 @@ def score_expert(queue: MergeQueue, base: Base, member: Member) -> tuple[Outcome
 @task(**SIDE_EFFECT)
 def score_build(queue: MergeQueue, build: Build, merged: Path) -> list[TaskScores]:
     """Everything the gate needs, one entry per old and new task."""
-    digest = _backbone_digest(hash_files(merged / "model"))
+    digest = sha256_tree(hash_files(merged / "model"))
     scores = []
     for member in build.members:
         head = Head.load(merged / "heads" / member.task, member.task)
@@ -67,7 +66,7 @@ def score_champion(
     head = member.expert.head
     if member.task in deployed.manifest.tasks:
         head = Head.load(deployed.directory / "heads" / member.task, member.task)
-    digest = _backbone_digest(_below(deployed.manifest, "model/"))
+    digest = sha256_tree(_below(deployed.manifest, "model/"))
     return _answers(queue, base, member, deployed.directory / "model", digest, head)
 
 
@@ -88,7 +87,3 @@ def _answers(
 
 def _below(manifest: Manifest, folder: str) -> dict[str, str]:
     return {p.removeprefix(folder): d for p, d in manifest.files.items() if p.startswith(folder)}
-
-
-def _backbone_digest(files: Mapping[str, str]) -> str:
-    return sha256_tree(files)

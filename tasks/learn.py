@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 
 import torch
 from prefect import get_run_logger, task
@@ -12,8 +13,9 @@ from infra.queue import MergeQueue
 from merging.coefficients import Coefficients
 from merging.errors import Unavailable
 from merging.heads import Head
-from merging.learn import Learned, StepRecord, learn_coefficients
+from merging.learn import Learned, learn_coefficients
 from merging.materialise import materialise
+from merging.state import StepRecord
 from tasks.values import Build
 
 _LOG_EVERY = 20
@@ -36,8 +38,8 @@ def learn(queue: MergeQueue, build: Build) -> Learned:
     log = get_run_logger()
 
     def progress(record: StepRecord) -> None:
-        if record.step % _LOG_EVERY == 0:
-            log.info("step %d: loss %.4f", record.step, record.loss)
+        if record.losses and record.step % _LOG_EVERY == 0:
+            log.info("step %d: loss %.4f", record.step, mean(record.losses.values()))
 
     start, heads = _deployed_state(build)
     return learn_coefficients(

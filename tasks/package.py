@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def package_candidate(
         rung=build.rung,
         settings=build.settings.model_dump(mode="json"),
         policy=build.family.gate.model_dump(mode="json"),
-        plan=json.loads(learned.plan.to_json()),
+        plan=learned.plan.to_json(),
         files=hash_files(merged),
     )
     for path in manifest.files:

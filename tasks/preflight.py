@@ -11,7 +11,8 @@ from infra.layout import find_layout_on_disk
 from infra.manifest import MergedExpert
 from infra.queue import MergeQueue
 from merging.errors import IncompatibleExpert, InvalidInput
-from merging.experts import Expert, open_expert
+from merging.examples import read_table
+from merging.experts import Expert, open_expert, read_head
 from merging.preflight import check_expert
 from tasks.values import Base, Member, Pulled
 
@@ -56,8 +57,8 @@ def open_checked(
             mismatches,
             f"Fine-tune it again from the base of family {queue.name!r} ({queue.family.base}).",
         )
-    expert = open_expert(task_name, checkpoint, kind, examples=table)
-    contract = check_examples(table, expert, kind, queue.family.gate)
+    labels = read_head(task_name, checkpoint, kind).labels
+    contract = check_examples(read_table(table), kind, labels, queue.family.gate)
     if not contract.passed:
         raise InvalidInput(
             where=f"examples of {who}",
@@ -65,4 +66,4 @@ def open_checked(
             found=" ".join(contract.sentences),
             remedy="Correct the table and register the expert again.",
         )
-    return expert
+    return open_expert(task_name, checkpoint, kind, examples=table)

@@ -44,7 +44,7 @@ def pull_expert(queue: MergeQueue, version: ExpertVersion) -> Pulled:
     check_task(version.task)
     source = queue.registry.locate(version)
     _check_bucket(queue, source, version.ref)
-    objects = [item for item in queue.store.list(source)]
+    objects = queue.store.list(source)
     find_layout((item.path for item in objects), str(source))
     directory, files = queue.cache.pull(item for item in objects if is_wanted(item.path))
     digest = sha256_tree(files)
@@ -73,7 +73,8 @@ def _pull_member(queue: MergeQueue, record: MergedExpert) -> Member:
     digest = sha256_tree(files)
     if digest != record.digest:
         raise Corrupt(
-            f"{source} (expert of {record.task!r}): expected digest {record.digest}, found {digest}. "
+            f"{source} (expert of {record.task!r}): expected digest {record.digest}, found "
+            f"{digest}. "
             "The expert was changed after it was merged; restore it from the bucket's older "
             "versions, or roll back."
         )

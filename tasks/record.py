@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import mlflow
@@ -47,9 +48,7 @@ def find_attempt(queue: MergeQueue, build: Build) -> Attempt | None:
     if outcome.manifest_sha256:
         location = candidate_location(queue, build.key)
         manifest = Manifest.read(queue.store, location, outcome.manifest_sha256)
-    return Attempt(
-        build.key, build.rung, build.arrivals, outcome.report, outcome.run_id, manifest
-    )
+    return Attempt(build.key, build.rung, build.arrivals, outcome.report, outcome.run_id, manifest)
 
 
 @task(**SIDE_EFFECT)
@@ -106,7 +105,11 @@ def _experiment(queue: MergeQueue) -> str:
 
 def _metrics(time: int, learned: Learned, report: GateReport) -> list[Metric]:
     gate = [Metric(name, value, time, 0) for name, value in gate_metrics(report).items()]
-    losses = [Metric("learn/loss", r.loss, time, r.step) for r in learned.history]
+    losses = [
+        Metric("learn/loss", mean(record.losses.values()), time, record.step)
+        for record in learned.history
+        if record.losses
+    ]
     every = max(1, -(-len(losses) // (_METRICS_PER_CALL - len(gate))))
     return gate + losses[::every]
 

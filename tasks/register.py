@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import task
 
+from infra.flowrun import run_id
 from infra.queue import MergeQueue
 from infra.registry import MergedVersion
 from infra.report import markdown_summary
-from infra.flowrun import run_id
 from tasks.package import candidate_location
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Attempt
@@ -29,9 +29,7 @@ def register_candidate(queue: MergeQueue, attempt: Attempt) -> MergedVersion:
             "validation_status": _VALIDATION[attempt.report.verdict],
             "merge.manifest-sha256": manifest.digest,
             "merge.champion-at-build": str(manifest.champion_version or "none"),
-            "merge.experts": ", ".join(
-                f"{e.task}={e.name}/{e.version}" for e in manifest.experts
-            ),
+            "merge.experts": ", ".join(f"{e.task}={e.name}/{e.version}" for e in manifest.experts),
             "merge.arrivals": ", ".join(member.task for member in attempt.arrivals),
             "merge.rung": attempt.rung,
             "merge.run-id": run_id(),

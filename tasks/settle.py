@@ -52,9 +52,7 @@ def repair_mirror(queue: MergeQueue) -> Promotion | None:
     queue.registry.point(queue.name, PREVIOUS, version_before(entries))
     for version in queue.registry.merged(queue.name):
         _settle_version(queue, version, entries)
-    manifest = Manifest.read(
-        queue.store, S3Uri.parse(newest.location), newest.manifest_sha256
-    )
+    manifest = Manifest.read(queue.store, S3Uri.parse(newest.location), newest.manifest_sha256)
     _settle_experts(queue, manifest.experts, newest)
     return newest
 
@@ -79,9 +77,7 @@ def _settle_version(
     queue.registry.tag_merged(version, {"merge.status": status, "merge.reason": reason})
 
 
-def _settle_experts(
-    queue: MergeQueue, deployed: Sequence[MergedExpert], newest: Promotion
-) -> None:
+def _settle_experts(queue: MergeQueue, deployed: Sequence[MergedExpert], newest: Promotion) -> None:
     contents = {(e.task, e.digest) for e in deployed}
     tasks = {e.task: f"{e.name}/{e.version}" for e in deployed}
     versions = {(e.name, e.version) for e in deployed}

@@ -6,11 +6,16 @@ This is the one place in ``infra`` that may import flows and tasks, and nothing 
 from __future__ import annotations
 
 import logging
+import os
 
 import typer
 
 from infra.cli import experts, models, queue, stack
 from infra.cli.output import FriendlyGroup
+
+# Before torch is imported anywhere: its threads share the cores with the servers, and threads that
+# spin while they wait make both several times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     cls=FriendlyGroup,

@@ -19,8 +19,16 @@ def history(family: Family) -> None:
     from infra.queue import MergeQueue
 
     queue = MergeQueue.open(family)
-    shown = table(f"History of {family}", "no.", "time (UTC)", "action", "version", "scores",
-                  "decided by", "reason")
+    shown = table(
+        f"History of {family}",
+        "no.",
+        "time (UTC)",
+        "action",
+        "version",
+        "scores",
+        "decided by",
+        "reason",
+    )
     for entry in queue.promotions.entries():
         scores = gate_scores(queue, queue.registry.merged_version(family, entry.version))
         shown.add_row(

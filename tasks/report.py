@@ -1,0 +1,85 @@
+"""The report of an attempt: one page for people, and its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from infra.contracts import ContractResult
+from infra.queue import MergeQueue
+from infra.report import Flip, ReportInputs, collect_flips, render_report
+from infra.report import Member as ShownMember
+from merging.coefficients import Coefficients
+from merging.gate import GateReport, TaskScores
+from merging.learn import Learned
+from tasks.values import Build, Deployed, Member, describe
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def write_report(
+    queue: MergeQueue,
+    build: Build,
+    learned: Learned,
+    scores: Sequence[TaskScores],
+    report: GateReport,
+    contract: ContractResult,
+    merged: Path,
+) -> Path:
+    """Writes the report into the merged model's folder and returns the report's folder."""
+    deployed = build.deployed
+    inputs = ReportInputs(
+        report=report,
+        family=queue.name,
+        candidate=f"{build.rung}: {describe(build.arrivals)}",
+        champion=f"version {deployed.promotion.version}" if deployed else "",
+        flips=_flips(build, scores, report),
+        coefficients=learned.coefficients,
+        champion_coefficients=_champion_coefficients(deployed),
+        history=learned.history,
+        plan=learned.plan.to_json(),
+        members=[_shown(queue, member) for member in build.members],
+        champion_members=[_shown(queue, member) for member in deployed.members] if deployed else (),
+        settings=build.settings.model_dump(mode="json"),
+        facts={
+            "base": queue.family.base,
+            "base digest": build.base.digest,
+            "build key": build.key,
+            "built on": f"promotion {build.champion_sequence}",
+        },
+        contracts=(contract,),
+        reproduce=(
+            f"supermerge audit {queue.name}    # rebuilds it and compares every byte",
+            f"supermerge pull {queue.name} DIRECTORY    # its files, digests checked",
+        ),
+    )
+    return render_report(inputs, merged / "report").parent
+
+
+def _flips(
+    build: Build, scores: Sequence[TaskScores], report: GateReport
+) -> dict[str, tuple[Flip, ...]]:
+    gate = {member.task: member.expert.split.gate for member in build.members}
+    keys = {decision.task: decision.negative_flips for decision in report.tasks}
+    return {
+        s.task: collect_flips(keys[s.task], gate[s.task], s.candidate, s.champion or s.base)
+        for s in scores
+    }
+
+
+def _champion_coefficients(deployed: Deployed | None) -> Coefficients | None:
+    if deployed is None:
+        return None
+    return Coefficients.load(deployed.directory / "coefficients.safetensors")
+
+
+def _shown(queue: MergeQueue, member: Member) -> ShownMember:
+    record = member.record
+    return ShownMember(
+        task=record.task,
+        name=f"{record.name}/{record.version}",
+        digest=record.digest,
+        link=queue.registry.version_page(record.name, record.version),
+    )
