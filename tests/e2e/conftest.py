@@ -1,0 +1,152 @@
+"""The embedded stack, a family of tiny models for each test, and tiny trained experts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny
+
+from infra.settings import Settings
+
+FAMILY_NAMES = tuple(f"tiny-{i}" for i in range(12))
+_STEPS = 40
+
+
+def _family(name: str, promotion: str) -> dict:
+    return {
+        "name": name,
+        "kind": "text-classifier",
+        "base": "s3://supermerge/bases/tiny",
+        "bucket": "supermerge",
+        "promotion": promotion,
+        "ladder": ["relearn"],
+        "device": "cpu",
+        "merge": {"steps": _STEPS},
+        "gate": {"margin": 0.05},
+    }
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Every server of the embedded stack, with families of its own."""
+    from infra.stack import start_stack, stop_stack
+
+    root = tmp_path_factory.mktemp("stack")
+    families = root / "families"
+    families.mkdir()
+    for name in FAMILY_NAMES:
+        (families / f"{name}.yaml").write_text(yaml.safe_dump(_family(name, "auto")))
+        review = _family(f"{name}-review", "review")
+        (families / f"{name}-review.yaml").write_text(yaml.safe_dump(review))
+    before = dict(os.environ)
+    os.environ["SUPERMERGE_STATE_DIR"] = str(root / "state")
+    os.environ["SUPERMERGE_FAMILIES_DIR"] = str(families)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        settings = start_stack(root / "state")
+        settings.apply()
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: settings.prefect_api}):
+            yield settings
+    finally:
+        stop_stack(root / "state")
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base checkpoint."""
+    return tiny.write_base(tmp_path_factory.mktemp("base") / "base")
+
+
+@pytest.fixture(scope="session")
+def expert(
+    base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Trained expert folders, each made once."""
+    root = tmp_path_factory.mktemp("experts")
+
+    def make(task: str, *, shuffled: bool = False, seed: int = 0) -> Path:
+        folder = root / f"{task}-{shuffled}-{seed}"
+        if not folder.exists():
+            tiny.write_expert(base, folder, task, shuffled=shuffled, seed=seed)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def _base_in_store(stack: Settings, base: Path) -> None:
+    from infra.store import ObjectStore, S3Uri
+
+    store = ObjectStore.connect(stack)
+    for path in base.iterdir():
+        store.upload(path, S3Uri("supermerge", "bases/tiny") / path.name)
+
+
+_unused = iter(FAMILY_NAMES)
+
+
+@pytest.fixture
+def queue(stack: Settings, _base_in_store: None):  # type: ignore[no-untyped-def]
+    """The queue of a family that no other test uses, which promotes by itself."""
+    from infra.queue import MergeQueue
+
+    return MergeQueue.open(next(_unused), stack)
+
+
+@pytest.fixture
+def review_queue(stack: Settings, _base_in_store: None):  # type: ignore[no-untyped-def]
+    """The same for a family whose candidates wait for a person."""
+    from infra.queue import MergeQueue
+
+    return MergeQueue.open(f"{next(_unused)}-review", stack)
+
+
+@pytest.fixture
+def land() -> Callable:
+    """Registers an expert through the MLflow client alone, as a training job would."""
+
+    def register(queue, task: str, folder: Path):  # type: ignore[no-untyped-def]
+        import boto3
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        name, prefix = f"{queue.name}-{task}", f"uploads/{queue.name}/{task}/{folder.name}"
+        s3 = boto3.client("s3")
+        for path in folder.iterdir():
+            s3.upload_file(str(path), "supermerge", f"{prefix}/{path.name}")
+        client = MlflowClient()
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = client.create_model_version(
+            name,
+            f"s3://supermerge/{prefix}",
+            tags={"merge.family": queue.name, "merge.task": task},
+        )
+        return queue.registry.expert(name, int(version.version))
+
+    return register
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
+    """A private copy of a folder that a test may spoil."""
+
+    def copy(folder: Path) -> Path:
+        return Path(shutil.copytree(folder, tmp_path / f"copy-{folder.name}"))
+
+    return copy
