@@ -12,7 +12,7 @@ from infra.report.summary import points, share
 from merging.gate import GateReport, Score, TaskDecision
 
 _WIDTH, _LEFT, _RIGHT = 920, 190, 110
-_BAR, _STEP = 11, 16
+_BAR, _STEP, _ROW = 11, 16, 26
 _MODELS = ("base", "champion", "candidate", "expert")
 _NAMES = {"champion": "deployed"}
 
@@ -53,6 +53,7 @@ def _bar(model: str, score: Score, y: float, plot: float) -> Iterator[Markup]:
     low, high = _LEFT + plot * score.lower, _LEFT + plot * score.upper
     title = f"{name}: {share(score.value)} ({share(score.lower)} to {share(score.upper)})"
     yield svg.rect(_LEFT, y, plot * score.value, _BAR, f"model-{model}", title=title)
+    yield svg.line(low, middle, high, middle, "halo")
     yield svg.line(low, middle, high, middle, "whisker")
     for end in (low, high):
         yield svg.line(end, middle - 3, end, middle + 3, "whisker")
@@ -82,7 +83,7 @@ def limits_chart(report: GateReport) -> Markup:
             d.difference_lower,
             d.difference_upper,
             -d.margin,
-            f"{points(d.difference)}, at worst {points(d.difference_lower)}",
+            f"{points(d.difference)}  (at worst {points(d.difference_lower)})",
         )
         for d in report.tasks
         if d.difference is not None
@@ -100,12 +101,10 @@ def limits_chart(report: GateReport) -> Markup:
         for d in report.tasks
         if d.retention is not None
     ]
-    height = 30 + 24 * max(len(differences), len(retentions), 1) + 26
+    height = 34 + _ROW * max(len(differences), len(retentions), 1) + 26
     parts = [
-        *_forest(differences, 0, 330, "Difference in points", 100, [0.0]),
-        *_forest(
-            retentions, 490, 230, "Share of the expert's gain that is kept, %", 100, [0.0, 1.0]
-        ),
+        *_forest(differences, 150, 300, "Difference in points", [0.0], labels=True),
+        *_forest(retentions, 630, 230, "Gain that is kept, in percent", [0.0, 1.0]),
     ]
     return svg.figure(_WIDTH, height, parts, "Each number against its limit")
 
@@ -115,32 +114,43 @@ def _verdict(decision: TaskDecision, name: str) -> str:
 
 
 def _forest(
-    rows: Sequence[_Row], left: float, plot: float, heading: str, scale: float, marks: list[float]
+    rows: Sequence[_Row],
+    left: float,
+    plot: float,
+    heading: str,
+    marks: Sequence[float],
+    *,
+    labels: bool = False,
 ) -> Iterator[Markup]:
     if not rows:
         return
-    start = left + (130 if left == 0 else 0)
-    ends = [row.limit for row in rows] + [row.value for row in rows] + marks
-    ends += [
-        min(max(end, -0.6), 1.6) for r in rows for end in (r.lower, r.upper) if end is not None
-    ]
-    low, high = min(ends), max(ends)
-    low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
+    ends = [*marks, *(row.limit for row in rows), *(row.value for row in rows)]
+    bounds = [b for row in rows for b in (row.lower, row.upper) if b is not None]
+    ends += [min(max(bound, -0.5), 1.5) for bound in bounds]
+    pad = 0.06 * (max(ends) - min(ends))
+    low, high = min(ends) - pad, max(ends) + pad
 
     def place(value: float) -> float:
-        return start + plot * (min(max(value, low), high) - low) / (high - low)
+        return left + plot * (min(max(value, low), high) - low) / (high - low)
 
-    bottom = 30 + 24 * len(rows)
-    yield svg.text(start, 14, heading, "name")
+    bottom = 34 + _ROW * len(rows)
+    yield svg.text(left, 14, heading, "name")
     for mark in marks:
-        yield svg.line(place(mark), 24, place(mark), bottom, "zero")
-        yield svg.text(place(mark), bottom + 16, f"{scale * mark:.0f}", "tick", "middle")
+        yield svg.line(place(mark), 26, place(mark), bottom, "zero")
+        yield svg.text(place(mark), bottom + 16, _tick(mark), "tick", "middle")
     for index, row in enumerate(rows):
-        y = 30 + 24 * index + 12
-        if left == 0:
+        y = 34 + _ROW * (index + 0.5)
+        if labels:
             yield svg.text(0, y + 4, row.task, "label")
-        yield svg.line(place(row.limit), y - 10, place(row.limit), y + 10, "limit")
+        yield svg.line(place(row.limit), y - 11, place(row.limit), y + 11, "limit")
         if row.lower is not None and row.upper is not None:
             yield svg.line(place(row.lower), y, place(row.upper), y, f"range {row.verdict}")
         yield svg.circle(place(row.value), y, 4.5, f"dot {row.verdict}", title=row.words)
-        yield svg.text(start + plot + 8, y + 4, row.words, "value")
+        yield svg.text(left + plot + 8, y + 4, row.words, "value")
+    limits = sorted({row.limit for row in rows})
+    if len(limits) == 1:
+        yield svg.text(place(limits[0]), bottom + 16, _tick(limits[0]), "tick", "middle")
+
+
+def _tick(value: float) -> str:
+    return f"{100 * value:.3g}".replace("-", "−")

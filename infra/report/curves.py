@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
@@ -34,10 +35,10 @@ def learning_curve(history: Sequence[StepRecord]) -> Markup:
         return x, 8 + (_HEIGHT - _BOTTOM - 8) * (1 - loss / top)
 
     def parts() -> Iterator[Markup]:
-        for k in range(5):
-            x, y = place(first, top * k / 4)
+        for loss in _round_values(top):
+            x, y = place(first, loss)
             yield svg.line(x, y, _WIDTH - _RIGHT, y, "grid")
-            yield svg.text(x - 6, y + 4, f"{top * k / 4:.2g}", "tick", "end")
+            yield svg.text(x - 6, y + 4, f"{loss:.3g}", "tick", "end")
         for step in sorted({first, (first + last) // 2, last}):
             yield svg.text(place(step, 0)[0], _HEIGHT - 10, f"step {step}", "tick", "middle")
         for index, task in enumerate(tasks):
@@ -52,3 +53,10 @@ def learning_curve(history: Sequence[StepRecord]) -> Markup:
             yield svg.text(_WIDTH - _RIGHT + 32, y, task, "label")
 
     return svg.figure(_WIDTH, _HEIGHT, parts(), "Loss by step")
+
+
+def _round_values(top: float) -> list[float]:
+    """Three to eight values from 0 to `top` that are easy to read."""
+    magnitude = 10.0 ** math.floor(math.log10(top))
+    step = next(magnitude * k for k in (0.2, 0.5, 1.0) if top / (magnitude * k) <= 8)
+    return [step * k for k in range(int(top / step) + 1)]

@@ -20,7 +20,7 @@ from infra.report.charts import limits_chart, score_bars
 from infra.report.curves import learning_curve
 from infra.report.inputs import Member, ReportInputs
 from infra.report.matrices import coefficient_map, cosine_map
-from infra.report.summary import HEADLINES, points, share
+from infra.report.summary import HEADLINES, points, share, span
 
 _CSS = resources.files("infra.report") / "report.css"
 _THUMBNAIL = 112  # pixels
@@ -71,7 +71,7 @@ def _document(inputs: ReportInputs) -> dict[str, Any]:
         "champion_members": [asdict(member) for member in inputs.champion_members],
         "settings": inputs.settings,
         "facts": inputs.facts,
-        "contracts": [asdict(contract) for contract in inputs.contracts],
+        "contracts": {name: asdict(result) for name, result in inputs.contracts.items()},
         "links": inputs.links,
         "reproduce": list(inputs.reproduce),
     }
@@ -98,6 +98,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "policy": _flat(report.policy),
         "share": share,
         "points": points,
+        "span": span,
         "image": _image,
         "clipped": _clipped,
         "web": _is_web_address,
@@ -123,7 +124,9 @@ def _tiles(inputs: ReportInputs) -> list[tuple[str, str]]:
     old = [d for d in tasks if d.role == "old" and d.difference is not None]
     if old:
         worst = min(old, key=lambda d: d.difference or 0.0)
-        tiles.append((f"{points(worst.difference)}", f"points on {worst.task}, the largest change"))
+        tiles.append(
+            (f"{points(worst.difference)}", f"points on {worst.task}, the worst of the old tasks")
+        )
     flips = sum(len(d.negative_flips) for d in tasks)
     examples = sum(d.examples for d in tasks)
     tiles.append((f"{flips:,}", f"answers turned wrong, of {examples:,} judged"))

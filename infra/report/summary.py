@@ -87,9 +87,16 @@ def share(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
 
 
+def span(lower: float, upper: float, digits: int = 1) -> str:
+    """Two bounds in percent."""
+    return f"{100 * lower:.{digits}f} … {100 * upper:.{digits}f}".replace("-", "−")
+
+
 def points(value: float | None) -> str:
     """A signed difference of shares in points, a dash where there is none."""
-    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+    if value is None:
+        return "–"
+    return f"{100 * value:+.1f}".replace("-", "−") if abs(value) >= 5e-4 else "0.0"
 
 
 def _score(score: Score | None) -> str:

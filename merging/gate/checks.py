@@ -128,4 +128,4 @@ def percent(share: float) -> str:
 
 def points(share: float) -> str:
     """A difference of shares in signed percentage points."""
-    return f"{100 * share:+.1f}".replace("-", "−")
+    return f"{100 * share:+.1f}".replace("-", "−") if abs(share) >= 5e-4 else "0.0"
