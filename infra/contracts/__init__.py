@@ -24,6 +24,7 @@ def check_examples(
     labels: Sequence[str],
     policy: GatePolicy,
     *,
+    task: str = "",
     docs: Path | None = None,
 ) -> ContractResult:
     """Checks an expert's examples table as it lands, before anything is computed from it.
@@ -32,12 +33,13 @@ def check_examples(
         table: As `merging.examples.read_table` gives it.
         kind: The family's kind of model.
         labels: The expert's label names by class index, empty for generation.
-        policy: Of the family: how many gate examples its margin needs.
+        policy: Of the family: how many gate examples the task's margin needs.
+        task: Name of the ML task, for its own margin and for the result's name.
         docs: Folder for Great Expectations' own pages, where wanted.
     """
     from infra.contracts.examples import check  # imports Great Expectations
 
-    return check(table, kind, labels, policy, docs)
+    return check(table, kind, labels, policy, task, docs)
 
 
 def check_gate_report(

@@ -45,6 +45,7 @@ def check(
     kind: ModelKind,
     labels: Sequence[str],
     policy: GatePolicy,
+    task: str,
     docs: Path | None,
 ) -> ContractResult:
     """See `infra.contracts.check_examples`."""
@@ -53,9 +54,9 @@ def check(
     facts = pd.DataFrame({column: [""] * len(table) for column in map(str, table.columns)})
     if set(needed) <= set(table.columns) and len(table):
         facts = _facts(table, kind, labels)
-        rules += [*_input_rules(kind), *_target_rules(kind, labels), *_split_rules(policy)]
+        rules += [*_input_rules(kind), *_target_rules(kind, labels), *_split_rules(policy, task)]
     facts.index = pd.RangeIndex(1, len(facts) + 1)
-    return check_rules("examples", facts, rules, docs)
+    return check_rules(f"examples of {task}" if task else "examples", facts, rules, docs)
 
 
 def _facts(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> pd.DataFrame:
@@ -199,7 +200,7 @@ def _target_rules(kind: ModelKind, labels: Sequence[str]) -> Iterator[Rule]:
     )
 
 
-def _split_rules(policy: GatePolicy) -> Iterator[Rule]:
+def _split_rules(policy: GatePolicy, task: str) -> Iterator[Rule]:
     yield Rule(
         gxe.ExpectColumnValuesToBeInSet(column="side", value_set=list(_SIDES)),
         "Every value of split must be calibration or gate",
@@ -212,7 +213,8 @@ def _split_rules(policy: GatePolicy) -> Iterator[Rule]:
     )
     yield _has_side("calibration", MINIMUM_CALIBRATION, critical=True)
     yield _has_side("calibration", ENOUGH_CALIBRATION, critical=False)
-    fewest = max(policy.minimum_examples, fewest_examples(policy.margin, policy.confidence))
+    rule = policy.for_task(task)
+    fewest = max(rule.minimum_examples, fewest_examples(rule.margin, policy.confidence))
     yield _has_side("gate", fewest, critical=policy.inconclusive == "reject")
 
 

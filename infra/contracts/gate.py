@@ -31,7 +31,7 @@ def check(report: GateReport, tasks: Collection[str], docs: Path | None) -> Cont
         rules += _scores()
         if report.verdict == "passed":
             rules += _pass_holds(report)
-    return check_rules("gate-report", table, rules, docs)
+    return check_rules("gate report", table, rules, docs)
 
 
 def _number(table: pd.DataFrame, column: str) -> pd.Series:

@@ -65,7 +65,7 @@ class ReportInputs:
         members, champion_members: The experts in the candidate and in the deployed model.
         settings: The merge settings, as plain values.
         facts: Lineage beyond the experts: base, digests, devices, times.
-        contracts: Results of the data contracts, by what was checked.
+        contracts: Results of the data contracts.
         links: Pages about this candidate by name.
         reproduce: Commands that rebuild and check it.
     """
@@ -84,7 +84,7 @@ class ReportInputs:
     champion_members: Sequence[Member] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
-    contracts: Mapping[str, ContractResult] = field(default_factory=dict)
+    contracts: Sequence[ContractResult] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     reproduce: Sequence[str] = ()
 

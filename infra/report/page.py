@@ -71,7 +71,7 @@ def _document(inputs: ReportInputs) -> dict[str, Any]:
         "champion_members": [asdict(member) for member in inputs.champion_members],
         "settings": inputs.settings,
         "facts": inputs.facts,
-        "contracts": {name: asdict(result) for name, result in inputs.contracts.items()},
+        "contracts": [asdict(contract) for contract in inputs.contracts],
         "links": inputs.links,
         "reproduce": list(inputs.reproduce),
     }
@@ -86,6 +86,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "report": report,
         "headline": HEADLINES[report.verdict],
         "counts": _counts(inputs),
+        "reference": "the deployed model" if any(d.champion for d in decided) else "the base",
         "tiles": _tiles(inputs),
         "score_bars": score_bars(report) if decided else None,
         "limits_chart": limits_chart(report) if decided else None,
