@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merging.checkpoint import Checkpoint
 from merging.errors import InvalidInput
-from merging.evaluate import expert_model
+from merging.evaluate import backbone_tensors
 from merging.examples import Examples, ModelKind
 from merging.experts import Expert
 from merging.objectives import UNLABELLED, objective_loss
 from merging.safefile import load_tensors, save_tensors
-from merging.serving import Encoder, class_scores
+from merging.serving import Encoder, assemble, class_scores
 from merging.settings import MergeSettings
 
 FEWEST_TO_HOLD_OUT = 10  # with fewer examples all of them are learned from
@@ -107,7 +106,8 @@ def soft_labels(
     name = hashlib.sha256(f"{expert.digest}{examples.digest}".encode()).hexdigest()
     path = work / "soft-labels" / f"{name}.safetensors"
     if not path.exists():
-        model = expert_model(Checkpoint.open(base), expert, kind)
+        backbone = backbone_tensors(expert.directory, expert.head, kind, base)
+        model = assemble(expert.head.config, kind, {**backbone, **expert.head.tensors})
         encoder = Encoder(base, kind, expert.head.config)
         scores = class_scores(model, encoder, examples.inputs, torch.device("cpu"))
         save_tensors(path, {"soft": scores.log_softmax(-1)})

@@ -1,39 +1,112 @@
-"""Task vectors, τ = θ − θp, one tensor at a time."""
+"""Task vectors, τ = θ − θp, one tensor at a time and in the form in which the expert brings them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from merging.adapters import Adapter, LowRank, Scaling, is_adapter
 from merging.checkpoint import Checkpoint
 from merging.examples import ModelKind
 from merging.experts import Expert
+from merging.heads import Head
 from merging.serving import assemble
 
-
-def task_vector(base: Checkpoint, expert: Checkpoint, name: str) -> Tensor:
-    """The difference of one tensor, fp32 in the tensor's shape."""
-    return expert.read(name).float() - base.read(name).float()
+Delta = Tensor | LowRank | Scaling | None
 
 
-def mergeable_names(base: Checkpoint, experts: Sequence[Expert], kind: ModelKind) -> list[str]:
-    """Canonical names of the tensors that every task model uses as trainable parameters.
+class Source(Protocol):
+    """Something that has a task vector."""
 
-    Buffers, integer tensors and what only the base has (an unused pooler) are left to the base.
+    def delta(self, name: str) -> Delta:
+        """The task vector of one tensor; None where it is zero by construction."""
+        ...
+
+
+@dataclass(frozen=True)
+class FullSource:
+    """A full checkpoint: τ is a difference of two tensors."""
+
+    base: Checkpoint
+    expert: Checkpoint
+
+    def delta(self, name: str) -> Tensor | None:
+        """fp32 in the tensor's shape; None for a tensor that the expert does not have."""
+        if name not in self.expert.tensors:
+            return None
+        return self.expert.read(name).float() - self.base.read(name).float()
+
+
+@dataclass(frozen=True)
+class CombinedSource:
+    """A merge of experts, itself merged further: τ = Σ c(i) τ(i)."""
+
+    base: Checkpoint
+    members: Sequence[Source]
+    values: Mapping[str, Tensor]  # coefficients, fp32 [members] or [members, rows]
+
+    def delta(self, name: str) -> Tensor | None:
+        """fp32 in the tensor's shape, summed in the members' order."""
+        if name not in self.values:
+            return None
+        total = torch.zeros(self.base.tensors[name].shape)
+        add_deltas(total, self.base, self.members, self.values[name], name)
+        return total
+
+
+def source_of(base: Checkpoint, expert: Expert, kind: ModelKind) -> Source:
+    """The task vector of an expert directory, full or adapter."""
+    if is_adapter(expert.directory):
+        return Adapter.open(expert.directory, base, parameter_names(base, expert.head, kind))
+    return FullSource(base, Checkpoint.open(expert.directory))
+
+
+def add_deltas(
+    total: Tensor, base: Checkpoint, sources: Sequence[Source], coefficients: Tensor, name: str
+) -> None:
+    """total += Σ coefficients[i] · τ(i), bit for bit the same on every machine.
+
+    Args:
+        total: fp32 in the tensor's shape, changed in place.
+        base: The base checkpoint.
+        sources: In column order.
+        coefficients: fp32 [sources] or [sources, rows].
+        name: Canonical name of the tensor.
     """
-    found = [set(parameter_names(base, expert, kind)) for expert in experts]
-    common = set.intersection(*found) if found else set()
-    return [name for name in base.tensors if name in common]
+    for source, coefficient in zip(sources, coefficients, strict=True):
+        delta = dense_delta(source.delta(name), base, name)
+        if delta is not None:
+            shape = (-1, *[1] * (total.ndim - 1)) if coefficient.ndim else ()
+            # A product and a sum, each rounded once: a fused multiply-add would round otherwise.
+            total += delta.mul_(coefficient.view(shape))
 
 
-def parameter_names(base: Checkpoint, expert: Expert, kind: ModelKind) -> dict[str, list[str]]:
-    """Parameters of the expert's task model that each tensor of the base is loaded into.
+def dense_delta(delta: Delta, base: Checkpoint, name: str) -> Tensor | None:
+    """The task vector as a tensor of the base's shape, fp32 and private to the caller."""
+    if isinstance(delta, LowRank | Scaling):
+        return delta.dense(base.read(name).float())
+    return delta
+
+
+def backbone_names(checkpoint: Checkpoint, kind: ModelKind) -> list[str]:
+    """The tensors that are merged for a kind of model; generators have no head of their own."""
+    if kind == "generator":
+        return list(checkpoint.tensors)
+    return [name for name in checkpoint.tensors if name not in checkpoint.head]
+
+
+def parameter_names(base: Checkpoint, head: Head, kind: ModelKind) -> dict[str, list[str]]:
+    """Parameters of a task model that each tensor of the base is loaded into.
 
     transformers renames tensors while it loads them, so the way back is the memory they share.
     """
     tensors = {name: base.read(name).float() for name in backbone_names(base, kind)}
-    model = assemble(expert.head.config, kind, {**tensors, **expert.head.tensors})
+    model = assemble(head.config, kind, {**tensors, **head.tensors})
     by_address = {tensor.data_ptr(): name for name, tensor in tensors.items()}
     used: dict[str, list[str]] = {}
     for parameter, value in model.named_parameters(remove_duplicate=False):
@@ -43,8 +116,19 @@ def parameter_names(base: Checkpoint, expert: Expert, kind: ModelKind) -> dict[s
     return used
 
 
-def backbone_names(checkpoint: Checkpoint, kind: ModelKind) -> list[str]:
-    """The tensors that are merged for a kind of model; generators have no head of their own."""
-    if kind == "generator":
-        return list(checkpoint.tensors)
-    return [name for name in checkpoint.tensors if name not in checkpoint.head]
+def mergeable_names(base: Path, experts: Sequence[Expert], kind: ModelKind) -> list[str]:
+    """Canonical names of the tensors to merge: trainable in every task model, changed by an expert.
+
+    Buffers, integer tensors, frozen tensors and what only the base has (an unused pooler) are left
+    to the base.
+    """
+    source = Checkpoint.open(base)
+    used = [set(parameter_names(source, expert.head, kind)) for expert in experts]
+    common = set.intersection(*used) if used else set()
+    sources = [source_of(source, expert, kind) for expert in experts]
+    return [n for n in source.tensors if n in common and any(_changes(s, n) for s in sources)]
+
+
+def _changes(source: Source, name: str) -> bool:
+    delta = source.delta(name)
+    return bool(torch.count_nonzero(delta)) if isinstance(delta, Tensor) else delta is not None

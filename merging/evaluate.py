@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from merging.adapters import Adapter, is_adapter
 from merging.checkpoint import Checkpoint
-from merging.deltas import backbone_names
+from merging.deltas import backbone_names, dense_delta, parameter_names
 from merging.errors import InvalidInput
 from merging.examples import Examples, ModelKind
-from merging.experts import Expert
 from merging.heads import Head
 from merging.outcomes import Outcomes
 from merging.serving import Encoder, assemble, class_scores, generate
@@ -48,7 +47,7 @@ def evaluate(
             found="unlabelled ones",
             remedy="Leave them out or label them.",
         )
-    backbone = backbone_tensors(Checkpoint.open(model), examples.kind)
+    backbone = backbone_tensors(model, head, examples.kind, base)
     task_model = assemble(head.config, examples.kind, {**backbone, **head.tensors}).to(device)
     has_files = any(model.glob("tokenizer*")) or any(model.glob("preprocessor_config.json"))
     encoder = Encoder(model if has_files or base is None else base, examples.kind, head.config)
@@ -62,13 +61,29 @@ def evaluate(
     return Outcomes(examples.keys, predicted, targets)
 
 
-def backbone_tensors(checkpoint: Checkpoint, kind: ModelKind) -> Mapping[str, Tensor]:
-    """The tensors of a checkpoint without its head, by canonical name."""
-    return {name: checkpoint.read(name) for name in backbone_names(checkpoint, kind)}
+def backbone_tensors(
+    directory: Path, head: Head, kind: ModelKind, base: Path | None
+) -> dict[str, Tensor]:
+    """The backbone of a directory by canonical name, adapters added to their base.
 
-
-def expert_model(base: Checkpoint, expert: Expert, kind: ModelKind) -> Any:
-    """The expert's own task model, on the CPU."""
-    tensors = dict(backbone_tensors(base, kind))
-    tensors.update(backbone_tensors(Checkpoint.open(expert.directory), kind))
-    return assemble(expert.head.config, kind, {**tensors, **expert.head.tensors})
+    Raises:
+        InvalidInput: An adapter without base.
+    """
+    if not is_adapter(directory):
+        checkpoint = Checkpoint.open(directory)
+        return {name: checkpoint.read(name) for name in backbone_names(checkpoint, kind)}
+    if base is None:
+        raise InvalidInput(
+            where=str(directory),
+            expected="the base of an adapter",
+            found="none",
+            remedy="Give base=.",
+        )
+    source = Checkpoint.open(base)
+    adapter = Adapter.open(directory, source, parameter_names(source, head, kind))
+    tensors = {name: source.read(name) for name in backbone_names(source, kind)}
+    for name, tensor in tensors.items():
+        delta = dense_delta(adapter.delta(name), source, name)
+        if delta is not None:
+            tensors[name] = tensor.float() + delta
+    return tensors

@@ -6,7 +6,14 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from merging.checkpoint import Checkpoint, digest_directory, read_config
+from merging.adapters import adapter_tensors, is_adapter, is_factor
+from merging.checkpoint import (
+    Checkpoint,
+    backbone_prefix,
+    digest_directory,
+    parsed_config,
+    read_config,
+)
 from merging.errors import InvalidInput
 from merging.examples import ModelKind, Split, read_table, split_examples
 from merging.heads import Head
@@ -63,13 +70,23 @@ def read_head(task: str, directory: Path, kind: ModelKind) -> Head:
     """The head of an expert directory.
 
     Raises:
-        InvalidInput: Unreadable files, or a classifier without label names.
+        InvalidInput: Unreadable files, no config.json (an adapter needs its model's beside it), or a
+            classifier without label names.
     """
+    config = read_config(directory)
     if kind == "generator":
-        return Head(task, read_config(directory))
-    checkpoint = Checkpoint.open(directory)
-    tensors = {name: checkpoint.read(name) for name in sorted(checkpoint.head)}
-    head = Head(task, checkpoint.config, tensors)
+        return Head(task, config)
+    if is_adapter(directory):
+        prefix = backbone_prefix(directory, parsed_config(directory, config))
+        tensors = {
+            key: tensor
+            for key, tensor in sorted(adapter_tensors(directory).items())
+            if not key.startswith(prefix) and not is_factor(key)
+        }
+    else:
+        checkpoint = Checkpoint.open(directory)
+        tensors = {name: checkpoint.read(name) for name in sorted(checkpoint.head)}
+    head = Head(task, config, tensors)
     if not head.labels:
         raise InvalidInput(
             where=str(directory / "config.json"),

@@ -8,33 +8,33 @@ materialise(base, experts, "text-classifier", learned.coefficients, learned.head
 from __future__ import annotations
 
 import hashlib
-import logging
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from merging.calibration import CalibrationSet, batch_indices, calibration_sets
+from merging.calibration import CalibrationSet, calibration_sets
 from merging.checkpoint import Checkpoint, digest_directory
 from merging.coefficients import Coefficients
-from merging.deltas import mergeable_names
-from merging.errors import InvalidInput, NonFinite
+from merging.deltas import CombinedSource, Source, mergeable_names, source_of
+from merging.errors import InvalidInput
 from merging.examples import ModelKind
 from merging.experts import Expert
+from merging.grouping import chunks, cosines, similarity_order
 from merging.heads import Head
 from merging.plan import Plan
+from merging.run import LearningRun, Progress
 from merging.settings import MergeSettings
-from merging.state import RunState, StepRecord
+from merging.state import StepRecord
 from merging.stream import StreamedMerge
 from merging.taskmodels import TaskModels
 from merging.vectors import TaskVectors, build_vectors
 from merging.weights import TensorWeights
 
-logger = logging.getLogger(__name__)
-
-Progress = Callable[[StepRecord], None]
+# A merge of merges starts here: below 1, where tanh still moves, and near what the groups learned.
+UPPER_START = 0.7
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def learn_coefficients(
         settings: How to learn.
         start: Coefficients to start from, by task name; experts without a column start from
             `settings.initial`.
-        frozen: Tasks whose columns stay exactly as in `start`.
+        frozen: Tasks whose columns stay exactly as in `start`; they are merged as one vector.
         heads: Heads to start from in place of the experts' own.
         work: Scratch folder for task vectors, soft labels and the state of the run.
         device: Where the model runs.
@@ -84,194 +84,200 @@ def learn_coefficients(
     """
     tasks = tuple(expert.task for expert in experts)
     _check(tasks, start, frozen)
-    own_heads = {e.task: (heads or {}).get(e.task, e.head) for e in experts}
-    checkpoint = Checkpoint.open(base)
-    names = mergeable_names(checkpoint, experts, kind)
-    set_key = _key(digest_directory(base), *(e.digest for e in experts), *names)
-    vectors_path = work / "vectors" / f"{set_key}.safetensors"
-    build_vectors(vectors_path, checkpoint, [e.directory for e in experts], names)
-    data = {e.task: calibration_sets(base, e, kind, settings, work) for e in experts}
-    models = TaskModels(
-        checkpoint,
-        list(own_heads.values()),
-        kind,
-        names,
-        device,
-        tune_heads=settings.tune_heads,
-    )
-    vectors = TaskVectors(vectors_path)
-    weights = starting_weights(checkpoint, names, tasks, settings, start, frozen)
-    run = _Run(
-        StreamedMerge(models.merged, vectors, weights), models, data, tasks, own_heads, settings
-    )
-    run_key = _key(
-        set_key,
-        settings.digest,
-        start.digest if start else "",
-        *sorted(frozen),
-        *(head.digest for head in own_heads.values()),
-    )
-    run.go(work / "runs" / f"{run_key}.safetensors", progress)
-    size = sum(p.numel() * 4 for p in models.merged.values())
-    largest = max((p.numel() * 4 for p in models.merged.values()), default=0)
-    plan = Plan(((tasks,),), size, size * (len(tasks) + 1), 2 * size + largest * (len(tasks) + 1))
-    return Learned(run.best_coefficients(), run.best_heads(), tuple(run.history), plan)
+    merge = _Merge(base, experts, kind, settings, start, work, device, progress)
+    heads = {e.task: (heads or {}).get(e.task, e.head) for e in experts}
+    units = [merge.expert_unit(expert) for expert in experts if expert.task not in frozen]
+    champion = [merge.champion_unit(frozen)] if frozen else []
+    if settings.group_by == "similarity" and settings.group_size:
+        cosine = cosines(merge.base, [unit.source for unit in units], merge.names)
+        units = [units[i] for i in similarity_order(cosine)]
+    levels: list[tuple[tuple[str, ...], ...]] = []
+    while len(units) + len(champion) > 1 or not levels:
+        groups = [[units[i] for i in g] for g in chunks(len(units), settings.group_size)]
+        if len(groups) == 1:  # the deployed model joins the last merge, so that it stays as it is
+            groups[0] = champion + groups[0]
+            champion = []
+        levels.append(tuple(tuple(t for u in g for t in u.tasks) for g in groups))
+        units = []
+        for group in groups:
+            if len(group) > 1 or len(groups) == 1:  # else there is nothing to weigh yet
+                unit, heads = merge.learn(group, heads)
+                group = [unit]
+            units += group
+    coefficients = Coefficients(units[0].tasks, units[0].values).select(tasks)
+    plan = merge.plan(tuple(levels))
+    return Learned(coefficients, heads, tuple(merge.history), plan)
 
 
-def starting_weights(
-    base: Checkpoint,
-    names: Sequence[str],
-    tasks: tuple[str, ...],
-    settings: MergeSettings,
-    start: Coefficients | None,
-    frozen: Collection[str],
-) -> dict[str, TensorWeights]:
-    """What is learned, by tensor, at its starting values."""
-    fixed = torch.tensor([task in frozen for task in tasks])
-    weights: dict[str, TensorWeights] = {}
-    for name in names:
-        values = torch.full((len(tasks),), settings.initial)
-        shape = base.tensors[name].shape
-        if settings.granularity == "row" and len(shape) > 1:
-            values = values[:, None].repeat(1, shape[0])
-        if start is not None and name in start.values:
-            for task in set(tasks) & set(start.tasks):
-                values[tasks.index(task)] = start.values[name][start.tasks.index(task)]
-        weights[name] = TensorWeights(
-            values, fixed, tanh=settings.tanh, learning_rate=settings.learning_rate
-        )
-    if settings.granularity == "model" and names:
-        return dict.fromkeys(names, weights[names[0]])
-    return weights
+@dataclass(frozen=True)
+class _Unit:
+    """An expert, or a finished merge of several: a task vector made of task vectors.
+
+    Attributes:
+        values: Effective coefficients of its tasks, fp32 [tasks] or [tasks, rows] by tensor.
+        fixed: Whether it must keep the coefficient 1.
+    """
+
+    tasks: tuple[str, ...]
+    source: Source
+    values: Mapping[str, Tensor]
+    digest: str
+    fixed: bool = False
 
 
-class _Run:
-    """The loop: its state, how it is saved, and which state was best."""
+class _Merge:
+    """What all groups of one call share."""
 
     def __init__(
         self,
-        merge: StreamedMerge,
-        models: TaskModels,
-        data: Mapping[str, tuple[CalibrationSet, CalibrationSet]],
-        tasks: tuple[str, ...],
-        heads: Mapping[str, Head],
+        base: Path,
+        experts: Sequence[Expert],
+        kind: ModelKind,
         settings: MergeSettings,
+        start: Coefficients | None,
+        work: Path,
+        device: torch.device,
+        progress: Progress | None,
     ) -> None:
-        self.merge = merge
-        self.models = models
-        self.data = data
-        self.tasks = tasks
-        self.heads = heads
+        self.base_directory = base
+        self.base = Checkpoint.open(base)
+        self.base_digest = digest_directory(base)
+        self.experts = {expert.task: expert for expert in experts}
+        self.kind: ModelKind = kind
         self.settings = settings
+        self.start = start
+        self.work = work
+        self.device = device
+        self.progress = progress
+        self.names = mergeable_names(base, experts, kind)
         self.history: list[StepRecord] = []
-        self.best_score: tuple[float, float] | None = None
-        self.best = self._snapshot()
+        self._data: dict[str, tuple[CalibrationSet, CalibrationSet]] = {}
 
-    def go(self, path: Path, progress: Progress | None) -> None:
-        """Runs all steps that are not in the state file yet."""
-        saved = RunState.load(path)
-        if saved is None:
-            self._look(StepRecord(0, {}), progress)
-        else:
-            self._restore(saved)
-            logger.info("going on from step %d of %s", saved.step, path)
-        for step in range(self.merge.step + 1, self.settings.steps + 1):
-            record = StepRecord(step, self._learn_step(step))
-            looking = step % self.settings.evaluate_every == 0 or step == self.settings.steps
-            if looking:
-                self._look(record, progress)
-                self._save(path)
+    def expert_unit(self, expert: Expert) -> _Unit:
+        """One expert."""
+        source = source_of(self.base, expert, self.kind)
+        values = {name: torch.ones(1) for name in self.names}
+        return _Unit((expert.task,), source, values, expert.digest)
+
+    def champion_unit(self, frozen: Collection[str]) -> _Unit:
+        """All frozen tasks as one vector, each with its coefficient in `start`."""
+        assert self.start is not None
+        tasks = tuple(task for task in self.experts if task in frozen)
+        columns = self.start.select(tasks)
+        values = {n: columns.values.get(n, torch.zeros(len(tasks))) for n in self.names}
+        return replace(
+            self._combined([self.expert_unit(self.experts[t]) for t in tasks], values), fixed=True
+        )
+
+    def learn(
+        self, group: Sequence[_Unit], heads: Mapping[str, Head]
+    ) -> tuple[_Unit, dict[str, Head]]:
+        """Merges a group of units into one."""
+        tasks = [task for unit in group for task in unit.tasks]
+        vectors = self._vectors(group)
+        data = {task: self._calibration(task) for task in tasks}
+        models = TaskModels(
+            self.base,
+            [heads[task] for task in tasks],
+            self.kind,
+            self.names,
+            self.device,
+            tune_heads=self.settings.tune_heads,
+        )
+        weights = self._weights(group, models.row_names)
+        merge = StreamedMerge(models.merged, vectors, weights)
+        columns = tuple("+".join(unit.tasks) for unit in group)
+        run = LearningRun(merge, columns, models, data, self.settings)
+        run_key = _key(
+            *(unit.digest for unit in group),
+            self.base_digest,
+            self.settings.digest,
+            self.start.digest if self.start else "",
+            *(str(unit.fixed) for unit in group),
+            *(heads[task].digest for task in tasks),
+        )
+        run.go(self.work / "runs" / f"{run_key}.safetensors", self.progress)
+        self.history += run.history
+        learned = {**heads, **run.best_heads({task: heads[task] for task in tasks})}
+        return self._combined(group, run.best_coefficients().values), learned
+
+    def plan(self, levels: tuple[tuple[tuple[str, ...], ...], ...]) -> Plan:
+        """What this merge holds; filled in by the planner."""
+        return Plan(levels, 0, 0, 0)
+
+    def _vectors(self, group: Sequence[_Unit]) -> TaskVectors:
+        key = _key(
+            self.base_digest,
+            self.settings.storage,
+            *(unit.digest for unit in group),
+            *self.names,
+        )
+        path = self.work / "vectors" / f"{key}.safetensors"
+        sources = [unit.source for unit in group]
+        build_vectors(path, self.base, sources, self.names, self.settings.storage)
+        return TaskVectors(path)
+
+    def _calibration(self, task: str) -> tuple[CalibrationSet, CalibrationSet]:
+        if task not in self._data:
+            self._data[task] = calibration_sets(
+                self.base_directory, self.experts[task], self.kind, self.settings, self.work
+            )
+        return self._data[task]
+
+    def _weights(
+        self, group: Sequence[_Unit], row_names: Collection[str]
+    ) -> dict[str, TensorWeights]:
+        settings = self.settings
+        fixed = next((i for i, unit in enumerate(group) if unit.fixed), None)
+        starts = {name: self._start(name, group) for name in self.names}
+        if settings.granularity == "model" and starts:
+            means = [s if s.ndim == 1 else s.mean(1) for s in starts.values()]
+            starts = dict.fromkeys(starts, torch.stack(means).mean(0))
+        by_row = settings.granularity == "row"
+        weights = {
+            name: TensorWeights(
+                starts[name],
+                tanh=settings.tanh,
+                learning_rate=settings.learning_rate,
+                rows=self.base.tensors[name].shape[0] if by_row and name in row_names else 0,
+                row_learning_rate=settings.row_learning_rate if by_row else 0.0,
+                row_decay=settings.row_decay if by_row else 0.0,
+                fixed=fixed,
+            )
+            for name in self.names
+        }
+        if settings.granularity == "model" and weights:
+            return dict.fromkeys(weights, weights[self.names[0]])
+        return weights
+
+    def _start(self, name: str, group: Sequence[_Unit]) -> Tensor:
+        """Starting coefficients of one tensor, [units] or [units, rows]."""
+        columns = []
+        for unit in group:
+            if unit.fixed:
+                columns.append(torch.tensor(1.0))
+            elif len(unit.tasks) > 1:
+                columns.append(torch.tensor(UPPER_START))
+            elif self.start and unit.tasks[0] in self.start.tasks and name in self.start.values:
+                columns.append(self.start.column(unit.tasks[0])[name])
             else:
-                self._record(record, progress)
+                columns.append(torch.tensor(self.settings.initial))
+        return torch.stack(torch.broadcast_tensors(*columns)).clone()
 
-    def best_coefficients(self) -> Coefficients:
-        """Coefficients of the best state."""
-        values = {n[13:]: t for n, t in self.best.items() if n.startswith("coefficients/")}
-        return Coefficients(self.tasks, values)
-
-    def best_heads(self) -> dict[str, Head]:
-        """Heads of the best state."""
-        found: dict[str, Head] = {}
-        for task, head in self.heads.items():
-            prefix = f"head/{task}/"
-            tensors = {n[len(prefix) :]: t for n, t in self.best.items() if n.startswith(prefix)}
-            found[task] = Head(task, head.config, tensors or head.tensors)
-        return found
-
-    def _learn_step(self, step: int) -> dict[str, float]:
-        self.merge.step = step
-        losses: dict[str, float] = {}
-        for task in self.tasks:
-            self.merge.last_backward = task == self.tasks[-1]
-            examples = self.data[task][0]
-            indices = batch_indices(
-                len(examples), self.settings.batch_size, step - 1, task, self.settings.seed
-            )
-            loss = examples.loss(self.models.models[task], indices, self.settings)
-            losses[task] = float(loss.detach())
-            if not math.isfinite(losses[task]):
-                raise NonFinite(
-                    f"{task}: expected a finite loss in step {step}, found {losses[task]}. Nothing "
-                    "was updated with it; lower learning_rate or look at the examples."
-                )
-            (loss / len(self.tasks)).backward()
-        self.merge.finish_step()
-        self.merge.last_backward = False
-        return losses
-
-    def _look(self, record: StepRecord, progress: Progress | None) -> None:
-        """Keeps the state if it does better on the held-out examples: worst task, then mean."""
-        losses = {
-            task: self.data[task][1].mean_loss(self.models.models[task], self.settings)
-            for task in self.tasks
-            if len(self.data[task][1])
-        }
-        self._record(StepRecord(record.step, record.losses, losses), progress)
-        score = self._score(losses)
-        if self.best_score is None or score <= self.best_score:
-            self.best_score = score
-            self.best = self._snapshot()
-
-    def _score(self, losses: Mapping[str, float]) -> tuple[float, float]:
-        """Held-out loss relative to the start: worst task to two digits, then the mean."""
-        before = self.history[0].held_out
-        if not losses or not before:
-            return (0.0, 0.0)
-        ratios = [(losses[task] + 0.01) / (before[task] + 0.01) for task in losses]
-        return (round(max(ratios), 2), sum(ratios) / len(ratios))
-
-    def _record(self, record: StepRecord, progress: Progress | None) -> None:
-        self.history.append(record)
-        if progress is not None:
-            progress(record)
-
-    def _snapshot(self) -> dict[str, torch.Tensor]:
-        found = {
-            f"coefficients/{name}": value.clone()
-            for name, value in self.merge.coefficients(self.tasks).values.items()
-        }
-        for task, parameters in self.models.heads.items():
-            for name, parameter in parameters.items():
-                found[f"head/{task}/{name}"] = parameter.detach().cpu().clone()
-        return found
-
-    def _save(self, path: Path) -> None:
-        tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}
-        for name, weights in self.merge.weights.items():
-            for part, tensor in weights.state().items():
-                tensors[f"weights/{part}/{name}"] = tensor
-        RunState(self.merge.step, tensors, self.best_score, tuple(self.history)).save(path)
-
-    def _restore(self, saved: RunState) -> None:
-        self.merge.step = saved.step
-        self.best_score = saved.best
-        self.history = list(saved.history)
-        self.best = {n[5:]: t for n, t in saved.tensors.items() if n.startswith("best/")}
-        for name, weights in self.merge.weights.items():
-            weights.load(
-                {part: saved.tensors[f"weights/{part}/{name}"] for part in weights.state()}
-            )
-        self.merge.rebuild()
+    def _combined(self, group: Sequence[_Unit], outer: Mapping[str, Tensor]) -> _Unit:
+        """The unit that `outer` coefficients make of a group; effective ones are products."""
+        tasks = tuple(task for unit in group for task in unit.tasks)
+        values = {}
+        for name in self.names:
+            columns = [
+                inner * outer[name][i]
+                for i, unit in enumerate(group)
+                for inner in unit.values[name]
+            ]
+            values[name] = torch.stack(torch.broadcast_tensors(*columns)).clone()
+        members = [source_of(self.base, self.experts[task], self.kind) for task in tasks]
+        digest = _key(*(unit.digest for unit in group), Coefficients(tasks, values).digest)
+        return _Unit(tasks, CombinedSource(self.base, members, values), values, digest)
 
 
 def _check(tasks: tuple[str, ...], start: Coefficients | None, frozen: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from merging.checkpoint import Checkpoint, digest_file
 from merging.coefficients import Coefficients
-from merging.deltas import backbone_names, task_vector
+from merging.deltas import Source, add_deltas, backbone_names, source_of
 from merging.errors import Corrupt, InvalidInput
 from merging.examples import ModelKind
 from merging.experts import Expert
@@ -79,22 +79,19 @@ def verify(base: Path, experts: Sequence[Expert], kind: ModelKind, merged: Path)
 
 
 def merged_tensor(
-    base: Checkpoint, experts: Sequence[Checkpoint], coefficients: Tensor, name: str
+    base: Checkpoint, sources: Sequence[Source], coefficients: Tensor, name: str
 ) -> Tensor:
     """One merged tensor in the base's dtype, bit for bit the same on every machine.
 
     Args:
         base: The base checkpoint.
-        experts: Checkpoints in column order.
+        sources: The experts' task vectors in column order.
         coefficients: fp32 [experts] or [experts, rows].
         name: Canonical name.
     """
     original = base.read(name)
     total = original.float().clone()
-    for expert, coefficient in zip(experts, coefficients, strict=True):
-        shape = (-1, *[1] * (total.ndim - 1)) if coefficient.ndim else ()
-        # A product and a sum, each rounded once: a fused multiply-add would round otherwise.
-        total += task_vector(base, expert, name).mul_(coefficient.view(shape))
+    add_deltas(total, base, sources, coefficients, name)
     return total.to(original.dtype)
 
 
@@ -106,7 +103,7 @@ def _write_backbone(
     out: Path,
 ) -> None:
     source = Checkpoint.open(base)
-    checkpoints = [Checkpoint.open(expert.directory) for expert in experts]
+    sources = [source_of(source, expert, kind) for expert in experts]
     names = {source.tensors[name].key: name for name in backbone_names(source, kind)}
     specs = {
         key: Spec(source.tensors[name].shape, source.tensors[name].dtype)
@@ -117,7 +114,7 @@ def _write_backbone(
         name = names[key]
         if name not in coefficients.values:
             return source.read(name)
-        return merged_tensor(source, checkpoints, coefficients.values[name], name)
+        return merged_tensor(source, sources, coefficients.values[name], name)
 
     out.mkdir(parents=True)
     for path in sorted(base.iterdir()):

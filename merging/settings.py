@@ -29,6 +29,13 @@ class MergeSettings(BaseModel):
         calibration_size: At most so many calibration examples per task, held-out ones included.
         holdout: Share of them that only decides which state is kept.
         evaluate_every: Steps between two looks at the held-out examples.
+        row_steps, row_learning_rate, row_decay: With rows, further steps after `steps`, Adam's rate for
+            a row's deviation from its tensor, and the share of it that each step takes away.
+        tune_heads: Learn the heads along, with `head_learning_rate`, and drawn back to where they
+            started by the share `head_decay` a step.
+        group_size: Merge at most so many at a time, level by level; None merges all at once.
+        group_by: Which experts come together: those that arrived together, or similar ones.
+        memory_budget: Bytes that the planner must stay below.
         seed: Fixes which examples are taken and their order.
         storage: How task vectors are kept in the work folder.
     """
@@ -42,7 +49,12 @@ class MergeSettings(BaseModel):
     learning_rate: float = Field(0.02, gt=0)
     steps: int = Field(60, ge=0)
     batch_size: int = Field(16, ge=1)
+    row_steps: int = Field(40, ge=0)
+    row_learning_rate: float = Field(0.02, gt=0)
+    row_decay: float = Field(0.02, ge=0, lt=1)
     tune_heads: bool = False
+    head_learning_rate: float = Field(0.002, gt=0)
+    head_decay: float = Field(0.01, ge=0, lt=1)
     calibration_size: int = Field(128, ge=1)
     holdout: float = Field(0.2, ge=0, lt=1)
     evaluate_every: int = Field(10, ge=1)

@@ -28,6 +28,10 @@ class StreamedMerge:
         vectors: Base and task vectors of those names.
         weights: What is learned, by the same names. One object for all names is one coefficient
             per expert; it is updated at the end of a step.
+
+    Attributes:
+        last_backward: Set before the step's last backward.
+        step: Number of the current step, from 1; set before its first backward.
     """
 
     def __init__(
@@ -42,21 +46,21 @@ class StreamedMerge:
         self.last_backward = False
         self.step = 0
         self._shared = len({id(w) for w in weights.values()}) < len(weights)
-        self._inner: dict[str, Tensor] = {}
+        self._inner: list[Tensor] = []
         for name, parameter in parameters.items():
             parameter.register_post_accumulate_grad_hook(partial(self._gradient_is_final, name))
         self.rebuild()
 
     def finish_step(self) -> None:
         """Updates what the hooks of the step's last backward could not."""
+        self.last_backward = False
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:  # used by other tasks, but not by the last one
                 self._take_gradient(name, parameter)
-        if self._shared and self._inner:
-            total = torch.stack(list(self._inner.values())).sum(0)
-            next(iter(self.weights.values())).update(total, self.step)
+        if self._inner:
+            next(iter(self.weights.values())).update(torch.stack(self._inner).sum(0), self.step)
+            self._inner.clear()
             self.rebuild()
-        self._inner.clear()
 
     def rebuild(self) -> None:
         """Writes every merged parameter from its coefficients."""
@@ -76,16 +80,15 @@ class StreamedMerge:
     def _take_gradient(self, name: str, parameter: Tensor) -> None:
         assert parameter.grad is not None
         weights = self.weights[name]
-        inner = inner_products(parameter.grad, self.vectors.stack(name), rows=weights.w.ndim == 2)
+        inner = self.vectors.stack(name).inner(parameter.grad, rows=weights.by_row).cpu()
         parameter.grad = None
-        inner = inner.cpu()
         if not bool(torch.isfinite(inner).all()):
             raise NonFinite(
                 f"{name}: expected finite gradients in step {self.step}, found NaN or infinity. "
                 "Nothing was updated with them; lower learning_rate or look at the examples."
             )
         if self._shared:
-            self._inner[name] = inner
+            self._inner.append(inner)
         else:
             weights.update(inner, self.step)
             self._write(name, parameter)
@@ -93,47 +96,5 @@ class StreamedMerge:
 
     @torch.no_grad()
     def _write(self, name: str, parameter: Tensor) -> None:
-        write_merged(
-            parameter,
-            self.vectors.base(name),
-            self.vectors.stack(name),
-            self.weights[name].coefficients(),
-        )
-
-
-def inner_products(gradient: Tensor, stack: Tensor, *, rows: bool) -> Tensor:
-    """⟨gradient, τi⟩ for every expert i.
-
-    Args:
-        gradient: ∂L/∂θm, [*shape].
-        stack: Task vectors, [experts, *shape].
-        rows: One product per first index of the tensor instead of one for all of it.
-
-    Returns:
-        [experts] or [experts, rows].
-    """
-    stack = stack.to(gradient.device, gradient.dtype)
-    if not rows:
-        return stack.flatten(1) @ gradient.flatten()
-    by_row = stack.flatten(2).transpose(0, 1)  # [rows, experts, columns]
-    return torch.bmm(by_row, gradient.flatten(1).unsqueeze(2)).squeeze(2).t()
-
-
-def write_merged(out: Tensor, base: Tensor, stack: Tensor, coefficients: Tensor) -> None:
-    """out ← base + Σi coefficients[i] · stack[i], in place.
-
-    Args:
-        out: [*shape].
-        base: [*shape].
-        stack: [experts, *shape].
-        coefficients: [experts] or [experts, rows].
-    """
-    out.copy_(base)
-    stack = stack.to(out.device, out.dtype)
-    coefficients = coefficients.to(out.device, out.dtype)
-    if coefficients.ndim == 1:
-        out.view(-1).addmv_(stack.flatten(1).t(), coefficients)
-        return
-    by_row = stack.flatten(2).transpose(0, 1)  # [rows, experts, columns]
-    rows = out.view(out.shape[0], 1, -1)
-    rows.baddbmm_(coefficients.t().unsqueeze(1), by_row)
+        parameter.copy_(self.vectors.base(name))
+        self.vectors.stack(name).add(parameter, self.weights[name].coefficients())

@@ -26,6 +26,7 @@ class TaskModels:
         merged: The parameters that coefficients decide, by canonical name, starting at the base.
         models: Task model by task name, without dropout.
         heads: Head parameters by task and by the name in checkpoints.
+        row_names: Merged matrices whose first index is an output (not a word of a vocabulary).
     """
 
     def __init__(
@@ -60,16 +61,14 @@ class TaskModels:
             model.to(device, dtype)
             self.models[head.task] = model.eval()
             self.heads[head.task] = parameters
-
-    def current_heads(self, heads: Mapping[str, Head]) -> dict[str, Head]:
-        """The heads with the values that their parameters have now."""
-        return {
-            task: Head(
-                task,
-                heads[task].config,
-                {n: p.detach().cpu().float().clone() for n, p in parameters.items()},
-            )
-            for task, parameters in self.heads.items()
+        embeddings = {
+            id(module.weight)
+            for model in self.models.values()
+            for module in model.modules()
+            if isinstance(module, nn.Embedding)
+        }
+        self.row_names = {
+            n for n, p in self.merged.items() if p.ndim > 1 and id(p) not in embeddings
         }
 
 

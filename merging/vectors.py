@@ -9,40 +9,102 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from merging.adapters import LowRank, Scaling
 from merging.checkpoint import Checkpoint
-from merging.deltas import task_vector
+from merging.deltas import Source
 from merging.safefile import Spec, read_header, write_tensors
+from merging.settings import Storage
+from merging.stacks import DensePart, LowRankPart, Part, ScalingPart, Stack
 
 logger = logging.getLogger(__name__)
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+
 
 def build_vectors(
-    path: Path, base: Checkpoint, experts: Sequence[Path], names: Sequence[str]
+    path: Path,
+    base: Checkpoint,
+    sources: Sequence[Source],
+    names: Sequence[str],
+    storage: Storage = "fp32",
 ) -> None:
-    """Writes base and task vectors of `names` as fp32; does nothing where the file is there."""
+    """Writes the base (fp32) and the task vectors of `names`; nothing where the file is there.
+
+    Args:
+        path: The file, named by the digest of what is in it.
+        base: The base checkpoint.
+        sources: Task vectors in column order.
+        names: Canonical names of the tensors to merge.
+        storage: Of full task vectors of matrices; int8 has one scale per row. Factors of adapters
+            and vectors are small and stay fp32.
+    """
     if path.exists():
         return
-    checkpoints = [Checkpoint.open(directory) for directory in experts]
+    layout: dict[str, list[dict[str, Any]]] = {}
     specs: dict[str, Spec] = {}
     for name in names:
-        spec = Spec(base.tensors[name].shape, torch.float32)
-        specs[f"base/{name}"] = spec
-        specs.update({f"{index}/{name}": spec for index in range(len(experts))})
+        shape = base.tensors[name].shape
+        specs[f"base/{name}"] = Spec(shape, torch.float32)
+        layout[name] = []
+        dtype = DTYPES[storage] if len(shape) > 1 else torch.float32
+        dense = []
+        for column, source in enumerate(sources):
+            delta = source.delta(name)
+            if isinstance(delta, LowRank):
+                layout[name].append({"form": "low-rank", "column": column})
+                specs[f"up/{column}/{name}"] = Spec(tuple(delta.up.shape), torch.float32)
+                specs[f"down/{column}/{name}"] = Spec(tuple(delta.down.shape), torch.float32)
+            elif isinstance(delta, Scaling):
+                entry = {"form": "scaling", "column": column, "axis": delta.axis}
+                layout[name].append(entry)
+                specs[f"factor/{column}/{name}"] = Spec(tuple(delta.factor.shape), torch.float32)
+            elif delta is not None and bool(torch.count_nonzero(delta)):
+                dense.append(column)
+        if dense:
+            layout[name].append({"form": "dense", "columns": dense})
+            specs.update({f"dense/{c}/{name}": Spec(shape, dtype) for c in dense})
+            if dtype == torch.int8:
+                spec = Spec((shape[0],), torch.float32)
+                specs.update({f"scale/{c}/{name}": spec for c in dense})
 
     def read(entry: str) -> Tensor:
-        source, _, name = entry.partition("/")
-        if source == "base":
-            return base.read(name).float()
-        return task_vector(base, checkpoints[int(source)], name)
+        part, _, rest = entry.partition("/")
+        if part == "base":
+            return base.read(rest).float()
+        column, _, name = rest.partition("/")
+        delta = sources[int(column)].delta(name)
+        if isinstance(delta, LowRank):
+            return delta.up if part == "up" else delta.down
+        if isinstance(delta, Scaling):
+            return delta.factor
+        assert delta is not None
+        dtype = specs[entry].dtype
+        if part == "scale" or dtype == torch.int8:
+            scales = row_scales(delta)
+            return scales if part == "scale" else _quantised(delta, scales)
+        return delta.to(dtype)
 
-    logger.info("writing the task vectors of %d experts to %s", len(experts), path)
-    write_tensors(path, specs, read, {"experts": len(experts), "names": list(names)})
+    logger.info("writing the task vectors of %d experts to %s", len(sources), path)
+    # fp32 first, so that nothing is misaligned behind an odd number of int8 values.
+    ordered = dict(sorted(specs.items(), key=lambda item: -item[1].dtype.itemsize))
+    metadata = {"experts": len(sources), "names": list(names), "layout": layout}
+    write_tensors(path, ordered, read, metadata)
+
+
+def row_scales(delta: Tensor) -> Tensor:
+    """What int8 values of each row are multiplied with, fp32 [rows]."""
+    return (delta.flatten(1).abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _quantised(delta: Tensor, scales: Tensor) -> Tensor:
+    return (delta / scales.view(-1, *[1] * (delta.ndim - 1))).round_().to(torch.int8)
 
 
 class TaskVectors:
@@ -50,31 +112,73 @@ class TaskVectors:
 
     def __init__(self, path: Path) -> None:
         self._entries, metadata = read_header(path)
+        self._layout: dict[str, list[dict[str, Any]]] = metadata["layout"]
         self.names: list[str] = metadata["names"]
         self.num_experts: int = metadata["experts"]
         with path.open("rb") as file:
             # Copy-on-write, since torch wants writable memory; nobody writes.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self.nbytes = len(self._map)
+        self._stacks = {n: Stack(self.num_experts, list(self._parts(n))) for n in self.names}
+        self._pages = {n: list(self._whole_pages(n)) for n in self.names}
 
     def base(self, name: str) -> Tensor:
         """The base's tensor, fp32 in its shape."""
-        spec, offset = self._entries[f"base/{name}"]
-        return self._view(spec, offset, spec.shape)
+        return self._read(f"base/{name}")
 
-    def stack(self, name: str) -> Tensor:
-        """All task vectors of a tensor, fp32 [experts, *shape]."""
-        spec, offset = self._entries[f"0/{name}"]
-        return self._view(spec, offset, (self.num_experts, *spec.shape))
+    def stack(self, name: str) -> Stack:
+        """All task vectors of a tensor."""
+        return self._stacks[name]
 
     def release(self, name: str) -> None:
-        """Takes the pages of a tensor out of this process; the next read maps them again."""
-        spec, start = self._entries[f"base/{name}"]
-        end = start + spec.nbytes * (self.num_experts + 1)
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
-        if length > 0:
+        """Takes a tensor's pages out of this process; the next read maps them again."""
+        for first, length in self._pages[name]:
             self._map.madvise(mmap.MADV_DONTNEED, first, length)
 
-    def _view(self, spec: Spec, offset: int, shape: tuple[int, ...]) -> Tensor:
-        count = torch.Size(shape).numel()
-        return torch.frombuffer(self._map, dtype=spec.dtype, count=count, offset=offset).view(shape)
+    def _whole_pages(self, name: str) -> Iterator[tuple[int, int]]:
+        """Start and length of the file ranges that hold nothing but this tensor."""
+        ranges = [(f"base/{name}", 1)]
+        ranges += [
+            (f"dense/{entry['columns'][0]}/{name}", len(entry["columns"]))
+            for entry in self._layout[name]
+            if entry["form"] == "dense"
+        ]
+        for entry, count in ranges:
+            spec, offset = self._entries[entry]
+            first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+            length = (offset + spec.nbytes * count) // mmap.PAGESIZE * mmap.PAGESIZE - first
+            if length > 0:
+                yield first, length
+
+    def _parts(self, name: str) -> Iterator[Part]:
+        low_rank = [e["column"] for e in self._layout[name] if e["form"] == "low-rank"]
+        if low_rank:
+            ups = [self._read(f"up/{c}/{name}") for c in low_rank]
+            ranks = torch.tensor([up.shape[1] for up in ups])
+            yield LowRankPart(
+                torch.tensor(low_rank),
+                torch.cat(ups, 1),
+                torch.cat([self._read(f"down/{c}/{name}") for c in low_rank]),
+                torch.arange(len(low_rank)).repeat_interleave(ranks),
+            )
+        for axis in (0, 1):
+            scaled = [e["column"] for e in self._layout[name] if e.get("axis") == axis]
+            if scaled:
+                factors = torch.stack([self._read(f"factor/{c}/{name}") for c in scaled])
+                yield ScalingPart(torch.tensor(scaled), factors, self.base(name), axis)
+        for entry in self._layout[name]:
+            if entry["form"] == "dense":
+                columns = entry["columns"]
+                scales = None
+                if f"scale/{columns[0]}/{name}" in self._entries:
+                    scales = self._read(f"scale/{columns[0]}/{name}", len(columns))
+                stack = self._read(f"dense/{columns[0]}/{name}", len(columns))
+                yield DensePart(torch.tensor(columns), stack, scales)
+
+    def _read(self, entry: str, count: int | None = None) -> Tensor:
+        """One entry, or `count` entries that follow one another as [count, ...]."""
+        spec, offset = self._entries[entry]
+        shape = spec.shape if count is None else (count, *spec.shape)
+        numbers = torch.Size(shape).numel()
+        flat = torch.frombuffer(self._map, dtype=spec.dtype, count=numbers, offset=offset)
+        return flat.view(shape)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import BertConfig
 
-from merging.safefile import Spec, write_tensors
+from merging.checkpoint import Checkpoint
 from merging.stream import StreamedMerge
-from merging.vectors import TaskVectors
+from merging.vectors import TaskVectors, build_vectors
 from merging.weights import TensorWeights
 
 
@@ -61,7 +63,8 @@ class Recorder(TensorWeights):
     """Weights that keep the gradient of w instead of following it."""
 
     def update(self, inner: Tensor, step: int) -> None:
-        self.gradient = inner * (1 - self.w.tanh().square())
+        w = self.start.atanh()
+        self.gradient = inner * (1 - w.tanh().square())
 
 
 @pytest.mark.parametrize("rows", [False, True])
@@ -74,14 +77,12 @@ def test_streamed_gradient_equals_autograd(
     model = module().double()
     base = {n: p.detach().float() for n, p in model.named_parameters()}
     deltas = {n: torch.randn(num_experts, *t.shape) * 0.1 for n, t in base.items()}
-    vectors = _vectors(tmp_path / "vectors.safetensors", base, deltas)
+    vectors = write_vectors(tmp_path, base, deltas)
     weights = {}
     for name, tensor in base.items():
         shape = (num_experts, tensor.shape[0]) if rows and tensor.ndim > 1 else (num_experts,)
         start = torch.rand(shape, dtype=torch.float64) - 0.4
-        weights[name] = Recorder(
-            start, torch.zeros(num_experts, dtype=torch.bool), tanh=True, learning_rate=0.1
-        )
+        weights[name] = Recorder(start, tanh=True, learning_rate=0.1)
     batches = [sample() for _ in range(3)]
 
     merge = StreamedMerge(dict(model.named_parameters()), vectors, weights)
@@ -90,25 +91,32 @@ def test_streamed_gradient_equals_autograd(
         model(batch).square().mean().backward()
     merge.finish_step()
 
-    w = {n: weights[n].w.clone().requires_grad_() for n in base}
+    w = {n: weights[n].start.atanh().requires_grad_() for n in base}
     merged = {}
     for name, tensor in base.items():
         c = w[name].tanh()
-        c = c.view(num_experts, -1, *[1] * (tensor.ndim - 1)) if c.ndim == 2 else c
-        c = c if c.ndim > 1 else c.view(num_experts, *[1] * tensor.ndim)
+        c = c.view(*c.shape, *[1] * (tensor.ndim + 1 - c.ndim))
         merged[name] = tensor.double() + (c * deltas[name].double()).sum(0)
     sum(functional_call(model, merged, (b,)).square().mean() for b in batches).backward()
     for name in base:
         torch.testing.assert_close(weights[name].gradient, w[name].grad, rtol=1e-5, atol=1e-12)
 
 
-def _vectors(path: Path, base: dict[str, Tensor], deltas: dict[str, Tensor]) -> TaskVectors:
+class Given:
+    """A source of task vectors that are at hand."""
+
+    def __init__(self, deltas: dict[str, Tensor]) -> None:
+        self.delta = deltas.get
+
+
+def write_vectors(
+    folder: Path, base: dict[str, Tensor], deltas: dict[str, Tensor], storage: str = "fp32"
+) -> TaskVectors:
+    directory = folder / "base"
+    BertConfig().save_pretrained(directory)
+    save_file(base, directory / "model.safetensors")
     count = next(iter(deltas.values())).shape[0]
-    tensors = {}
-    for name in base:
-        tensors[f"base/{name}"] = base[name]
-        tensors.update({f"{i}/{name}": deltas[name][i] for i in range(count)})
-    specs = {n: Spec(tuple(t.shape), t.dtype) for n, t in tensors.items()}
-    metadata = {"experts": count, "names": list(base)}
-    write_tensors(path, specs, tensors.__getitem__, metadata)
+    sources = [Given({n: d[i] for n, d in deltas.items()}) for i in range(count)]
+    path = folder / f"vectors-{storage}.safetensors"
+    build_vectors(path, Checkpoint.open(directory), sources, list(base), storage)
     return TaskVectors(path)

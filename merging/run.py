@@ -1,0 +1,190 @@
+"""One learning run: the loop, what is saved of it, and which of its states was best."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from merging.calibration import CalibrationSet, batch_indices
+from merging.coefficients import Coefficients
+from merging.errors import NonFinite
+from merging.heads import Head
+from merging.settings import MergeSettings
+from merging.state import RunState, StepRecord
+from merging.stream import StreamedMerge
+from merging.taskmodels import TaskModels
+from merging.weights import HeadWeights, TensorWeights
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[StepRecord], None]
+
+SMALL = 0.01  # added to held-out losses, so that a loss of nearly zero does not decide by its noise
+
+
+class LearningRun:
+    """Steps over all tasks of a group, one micro-batch of each at a time.
+
+    Args:
+        merge: The merged parameters and what is learned of them.
+        columns: Names of the merged things (experts, or groups of experts), in column order.
+        models: Task models of all tasks.
+        data: By task what is learned from and what is held out.
+        settings: How to learn.
+    """
+
+    def __init__(
+        self,
+        merge: StreamedMerge,
+        columns: tuple[str, ...],
+        models: TaskModels,
+        data: Mapping[str, tuple[CalibrationSet, CalibrationSet]],
+        settings: MergeSettings,
+    ) -> None:
+        self.merge = merge
+        self.columns = columns
+        self.models = models
+        self.data = data
+        self.settings = settings
+        self.tasks = tuple(models.models)
+        self.num_steps = settings.steps + settings.row_steps * (settings.granularity == "row")
+        self.heads: dict[str, HeadWeights] = {}
+        if settings.tune_heads:
+            self.heads = {
+                f"{task}/{name}": HeadWeights(
+                    parameter, settings.head_learning_rate, settings.head_decay
+                )
+                for task, parameters in models.heads.items()
+                for name, parameter in parameters.items()
+            }
+        self.history: list[StepRecord] = []
+        self.best_score: tuple[float, float] | None = None
+        self.best: dict[str, Tensor] = {}
+
+    def go(self, path: Path, progress: Progress | None = None) -> None:
+        """Runs all steps that are not in the state file `path` yet."""
+        saved = RunState.load(path)
+        if saved is None:
+            self._look(StepRecord(0, {}), progress)
+        else:
+            self._restore(saved)
+            logger.info("going on from step %d of %s", saved.step, path)
+        for step in range(self.merge.step + 1, self.num_steps + 1):
+            self._set_rows(step)
+            record = StepRecord(step, self.learn_step(step))
+            if step % self.settings.evaluate_every == 0 or step in (
+                self.settings.steps,
+                self.num_steps,
+            ):
+                self._look(record, progress)
+                self._save(path)
+            else:
+                self._record(record, progress)
+
+    def learn_step(self, step: int) -> dict[str, float]:
+        """One micro-batch per task, then one update of everything; gives the losses before it."""
+        self.merge.step = step
+        losses: dict[str, float] = {}
+        for task in self.tasks:
+            self.merge.last_backward = task == self.tasks[-1]
+            examples = self.data[task][0]
+            indices = batch_indices(
+                len(examples), self.settings.batch_size, step - 1, task, self.settings.seed
+            )
+            loss = examples.loss(self.models.models[task], indices, self.settings)
+            losses[task] = float(loss.detach())
+            if not math.isfinite(losses[task]):
+                raise NonFinite(
+                    f"{task}: expected a finite loss in step {step}, found {losses[task]}. Nothing "
+                    "was updated with it; lower learning_rate or look at the examples."
+                )
+            (loss / len(self.tasks)).backward()
+        self.merge.finish_step()
+        for head in self.heads.values():
+            head.update(step)
+        return losses
+
+    def best_coefficients(self) -> Coefficients:
+        """Coefficients of the best state, by column."""
+        prefix = "coefficients/"
+        values = {n.removeprefix(prefix): t for n, t in self.best.items() if n.startswith(prefix)}
+        return Coefficients(self.columns, values)
+
+    def best_heads(self, heads: Mapping[str, Head]) -> dict[str, Head]:
+        """Heads of the best state; `heads` as they are where none was tuned."""
+        if not self.heads:
+            return dict(heads)
+        return {
+            task: Head(
+                task,
+                heads[task].config,
+                {name: self.best[f"head/{task}/{name}"] for name in self.models.heads[task]},
+            )
+            for task in self.tasks
+        }
+
+    def _set_rows(self, step: int) -> None:
+        """Rows get numbers of their own only once their tensors have learned theirs."""
+        for weights in self.merge.weights.values():
+            weights.by_row |= weights.own is not None and step > self.settings.steps
+
+    def _look(self, record: StepRecord, progress: Progress | None) -> None:
+        """Keeps the state if it does better on the held-out examples: worst task, then mean."""
+        losses = {
+            task: self.data[task][1].mean_loss(self.models.models[task], self.settings)
+            for task in self.tasks
+            if len(self.data[task][1])
+        }
+        self._record(StepRecord(record.step, record.losses, losses), progress)
+        score = self._score(losses)
+        if self.best_score is None or score <= self.best_score:
+            self.best_score = score
+            self.best = self._snapshot()
+
+    def _score(self, losses: Mapping[str, float]) -> tuple[float, float]:
+        """Held-out loss relative to the start: worst task to two digits, then the mean."""
+        before = self.history[0].held_out
+        if not losses or not before:
+            return (0.0, 0.0)
+        ratios = [(losses[task] + SMALL) / (before[task] + SMALL) for task in losses]
+        return (round(max(ratios), 2), sum(ratios) / len(ratios))
+
+    def _record(self, record: StepRecord, progress: Progress | None) -> None:
+        self.history.append(record)
+        if progress is not None:
+            progress(record)
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        values = self.merge.coefficients(self.columns).values
+        found = {f"coefficients/{name}": value.clone() for name, value in values.items()}
+        for name, head in self.heads.items():
+            found[f"head/{name}"] = head.parameter.detach().cpu().clone()
+        return found
+
+    def _learned(self) -> dict[str, TensorWeights | HeadWeights]:
+        found: dict[str, TensorWeights | HeadWeights] = {}
+        found.update({f"weights/{name}": w for name, w in self.merge.weights.items()})
+        found.update({f"heads/{name}": h for name, h in self.heads.items()})
+        return found
+
+    def _save(self, path: Path) -> None:
+        tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for name, learned in self._learned().items():
+            tensors |= {f"{name}:{part}": tensor for part, tensor in learned.state().items()}
+        RunState(self.merge.step, tensors, self.best_score, tuple(self.history)).save(path)
+
+    def _restore(self, saved: RunState) -> None:
+        self.merge.step = saved.step
+        self.best_score = saved.best
+        self.history = list(saved.history)
+        self.best = {
+            n.removeprefix("best/"): t for n, t in saved.tensors.items() if n.startswith("best/")
+        }
+        for name, learned in self._learned().items():
+            learned.load({part: saved.tensors[f"{name}:{part}"] for part in learned.state()})
+        self._set_rows(saved.step)
+        self.merge.rebuild()

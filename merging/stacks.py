@@ -1,0 +1,185 @@
+"""All task vectors of one tensor together: inner products with a gradient, and weighted sums.
+
+Each kind of task vector keeps its own form. Full checkpoints are one dense block, LoRA factors are
+put side by side so that K adapters cost two products of total rank, and IA³ needs the base only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+TILE = 1 << 18  # numbers converted at a time: 1 MB of fp32 stays in the cache until it is used
+
+
+class Part(Protocol):
+    """Task vectors of one form."""
+
+    @property
+    def columns(self) -> Tensor:
+        """Which experts they belong to, int64 [k]."""
+        ...
+
+    def inner(self, gradient: Tensor, *, rows: bool) -> Tensor:
+        """⟨gradient, τi⟩ as [k], or by first index of the tensor as [k, rows]."""
+        ...
+
+    def add(self, out: Tensor, coefficients: Tensor) -> None:
+        """out += Σ coefficients[i] · τi, for coefficients [k] or [k, rows]."""
+        ...
+
+
+@dataclass(frozen=True)
+class DensePart:
+    """Task vectors held whole.
+
+    Attributes:
+        stack: [k, *shape] in fp32, bf16 or int8.
+        scales: Of int8: what each row is multiplied with, fp32 [k, rows].
+    """
+
+    columns: Tensor
+    stack: Tensor
+    scales: Tensor | None = None
+
+    def inner(self, gradient: Tensor, *, rows: bool) -> Tensor:
+        """See `Part`."""
+        if self.stack.dtype == gradient.dtype and not rows:
+            return self.stack.flatten(1) @ gradient.flatten()
+        products = [
+            torch.bmm(tile, gradient[start:stop].view(stop - start, -1, 1)).squeeze(2)
+            for start, stop, tile in self._tiles(gradient)
+        ]
+        by_row = torch.cat(products).t()  # [k, rows]
+        if self.scales is not None:
+            by_row = by_row * self.scales.to(by_row.dtype)
+        return by_row if rows else by_row.sum(1)
+
+    def add(self, out: Tensor, coefficients: Tensor) -> None:
+        """See `Part`."""
+        coefficients = coefficients.to(out.dtype)
+        if self.stack.dtype == out.dtype and coefficients.ndim == 1:
+            out.view(-1).addmv_(self.stack.flatten(1).t(), coefficients)
+            return
+        by_row = coefficients if coefficients.ndim == 2 else coefficients[:, None]
+        if self.scales is not None:
+            by_row = by_row * self.scales.to(by_row.dtype)
+        by_row = by_row.expand(-1, out.shape[0]).t().unsqueeze(1)  # [rows, 1, k]
+        for start, stop, tile in self._tiles(out):
+            out[start:stop].view(stop - start, 1, -1).baddbmm_(by_row[start:stop], tile)
+
+    def _tiles(self, like: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Rows from, rows to, and their task vectors as [rows, k, columns] in the dtype of `like`."""
+        by_row = self.stack.flatten(2) if self.stack.ndim > 2 else self.stack.unsqueeze(2)
+        by_row = by_row.transpose(0, 1)
+        num_rows = by_row.shape[0]
+        size = num_rows
+        if self.stack.dtype != like.dtype:
+            size = max(1, TILE // (by_row.shape[1] * by_row.shape[2]))
+        for start in range(0, num_rows, size):
+            stop = min(start + size, num_rows)
+            yield start, stop, by_row[start:stop].to(like.dtype)
+
+
+@dataclass(frozen=True)
+class LowRankPart:
+    """LoRA adapters side by side.
+
+    Attributes:
+        up: [rows, total rank].
+        down: [total rank, columns].
+        owner: Which of the k adapters a rank belongs to, int64 [total rank].
+    """
+
+    columns: Tensor
+    up: Tensor
+    down: Tensor
+    owner: Tensor
+
+    def inner(self, gradient: Tensor, *, rows: bool) -> Tensor:
+        """⟨G, up·down⟩ = Σ up ⊙ (G downᵀ); the product of up and down is never built."""
+        products = (gradient.flatten(1) @ self.down.to(gradient.dtype).t()) * self.up.to(
+            gradient.dtype
+        )
+        if rows:
+            found = products.new_zeros(len(self.columns), len(products))
+            return found.index_add_(0, self.owner, products.t())
+        return products.new_zeros(len(self.columns)).index_add_(0, self.owner, products.sum(0))
+
+    def add(self, out: Tensor, coefficients: Tensor) -> None:
+        """See `Part`."""
+        weights = coefficients.to(out.dtype)[self.owner]  # [total rank] or [total rank, rows]
+        up = self.up.to(out.dtype) * (weights if weights.ndim == 1 else weights.t())
+        out.view(len(out), -1).addmm_(up, self.down.to(out.dtype))
+
+
+@dataclass(frozen=True)
+class ScalingPart:
+    """IA³ adapters of one axis: τi = base ⊙ factor(i).
+
+    Attributes:
+        factors: l − 1, [k, size of the axis].
+        base: [*shape].
+        axis: 0 or 1.
+    """
+
+    columns: Tensor
+    factors: Tensor
+    base: Tensor
+    axis: int
+
+    def inner(self, gradient: Tensor, *, rows: bool) -> Tensor:
+        """See `Part`."""
+        weighted = (gradient * self.base.to(gradient.dtype)).view(len(gradient), -1)
+        factors = self.factors.to(gradient.dtype)
+        if self.axis == 0:
+            by_row = factors * weighted.sum(1)
+            return by_row if rows else by_row.sum(1)
+        return factors @ weighted.t() if rows else factors @ weighted.sum(0)
+
+    def add(self, out: Tensor, coefficients: Tensor) -> None:
+        """See `Part`."""
+        coefficients, factors = coefficients.to(out.dtype), self.factors.to(out.dtype)
+        base = self.base.to(out.dtype).view(len(out), -1)
+        if self.axis == 0:
+            weights = coefficients if coefficients.ndim == 2 else coefficients[:, None]
+            total = (weights * factors).sum(0)[:, None]
+        else:
+            total = coefficients.t() @ factors  # [columns] or [rows, columns]
+        out.view(len(out), -1).addcmul_(base, total)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Everything that is added to the base for one tensor."""
+
+    num_experts: int
+    parts: Sequence[Part]
+
+    def inner(self, gradient: Tensor, *, rows: bool) -> Tensor:
+        """⟨gradient, τi⟩ for every expert; zero for one without a task vector here.
+
+        Args:
+            gradient: ∂L/∂θm, [*shape].
+            rows: One product per first index of the tensor instead of one for all of it.
+
+        Returns:
+            [experts] or [experts, rows] in the gradient's dtype.
+        """
+        if len(self.parts) == 1 and len(self.parts[0].columns) == self.num_experts:
+            return self.parts[0].inner(gradient, rows=rows)
+        shape = (self.num_experts, len(gradient)) if rows else (self.num_experts,)
+        found = gradient.new_zeros(shape)
+        for part in self.parts:
+            found[part.columns] = part.inner(gradient, rows=rows)
+        return found
+
+    def add(self, out: Tensor, coefficients: Tensor) -> None:
+        """out += Σ coefficients[i] · τi in place, for coefficients [experts] or [experts, rows]."""
+        for part in self.parts:
+            whole = len(part.columns) == self.num_experts
+            part.add(out, coefficients if whole else coefficients[part.columns])

@@ -1,0 +1,75 @@
+"""Tiny but real models: written by transformers, read from disk, with a tokenizer of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification
+from transformers import PreTrainedTokenizerFast as FastTokenizer
+
+WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u")]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def write_tokenizer(directory: Path) -> None:
+    """A WordPiece tokenizer over WORDS."""
+    vocabulary = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    FastTokenizer(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=32,
+    ).save_pretrained(directory)
+
+
+def bert_config(**changes: object) -> BertConfig:
+    values = {
+        "vocab_size": len(SPECIAL) + len(WORDS),
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 32,
+    }
+    return BertConfig(**{**values, **changes})
+
+
+def text_table(seed: int, count: int = 80, classes: int = 3) -> pd.DataFrame:
+    """Texts whose label depends on their first word, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(count):
+        length = int(torch.randint(3, 9, (), generator=generator))
+        picks = torch.randint(0, len(WORDS), (length,), generator=generator).tolist()
+        label = (picks[0] + seed) % classes
+        rows.append({"text": " ".join(WORDS[p] for p in picks), "label": f"class-{label}"})
+    return pd.DataFrame(rows)
+
+
+def write_text_expert(base: Path, directory: Path, seed: int, scale: float = 0.05) -> Path:
+    """A classifier whose backbone lies `scale` away from the base."""
+    torch.manual_seed(100 + seed)
+    labels = {index: f"class-{index}" for index in range(3)}
+    model = BertForSequenceClassification.from_pretrained(
+        base, num_labels=3, id2label=labels, label2id={v: k for k, v in labels.items()}
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * scale)
+        model.classifier.weight.mul_(10)
+    model.save_pretrained(directory)
+    text_table(seed).to_json(directory / "examples.jsonl", orient="records", lines=True)
+    return directory
