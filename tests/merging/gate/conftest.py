@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from chosen_answers import task_scores
+
+from tests.merging.gate.chosen_answers import task_scores
 
 
 @pytest.fixture

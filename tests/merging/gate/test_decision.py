@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from chosen_answers import answers, first_right
 from hypothesis import given
 from hypothesis import strategies as st
 
 from merging.errors import InvalidInput
 from merging.gate import GatePolicy, GateReport, TaskScores, decide, judge_expert
 from merging.outcomes import Outcomes
+from tests.merging.gate.chosen_answers import answers, first_right
 
 POLICY = GatePolicy()
 

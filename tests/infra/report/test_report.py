@@ -1,0 +1,223 @@
+"""The page stands alone, shows what there is, and lets nothing from outside become markup."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from infra.contracts import ContractResult
+from infra.report import (
+    Flip,
+    Member,
+    ReportInputs,
+    collect_flips,
+    gate_metrics,
+    markdown_summary,
+    render_report,
+    summary_rows,
+)
+from merging.coefficients import Coefficients
+from merging.examples import Examples
+from merging.gate import GatePolicy, GateReport, TaskScores, decide
+from merging.outcomes import Outcomes
+from merging.state import StepRecord
+
+HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(1)> & "quoted" {{ 7 * 7 }}'
+
+
+def model(right: int, n: int = 400) -> Outcomes:
+    keys = tuple(f"{i:04d}" for i in range(n))
+    return Outcomes(keys, tuple(int(i < right) for i in range(n)), (1,) * n)
+
+
+def task(name="reviews", role="old", candidate=345, champion=346, n=400) -> TaskScores:
+    deployed = None if champion is None else model(champion, n)
+    return TaskScores(
+        name, role, model(250, n), model(350, n), model(candidate, n), deployed, frozenset()
+    )
+
+
+def passed() -> GateReport:
+    return decide(GatePolicy(), [task(), task("tweets", "new", champion=250)])
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (28, 28), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def everything() -> ReportInputs:
+    tasks = ("reviews", "tweets")
+    names = ["embeddings.word.weight", "layer.2.a", "layer.10.a", "layer.10.b"]
+    coefficients = Coefficients(tasks, {name: torch.full((2,), 0.3) for name in names})
+    rows = Coefficients(("reviews",), {name: torch.full((1, 5), 0.5) for name in names})
+    flips = [
+        Flip(HOSTILE, HOSTILE, "good", HOSTILE),
+        Flip(png(), "3", "3", "8"),
+        Flip(b"<svg onload=alert(1)>", "3", "3", "8"),
+        Flip(("premise " + HOSTILE, "hypothesis"), "yes", "yes", "no"),
+        Flip("long " * 1000, "a", "a", "b"),
+    ]
+    return ReportInputs(
+        report=passed(),
+        family=HOSTILE,
+        candidate=HOSTILE,
+        champion="version 2",
+        flips={"reviews": flips},
+        coefficients=coefficients,
+        champion_coefficients=rows,
+        history=[
+            StepRecord(0, {"reviews": 1.0, "tweets": 1.2}, {"reviews": 1.0, "tweets": 1.2}),
+            StepRecord(1, {"reviews": 0.9, "tweets": 1.1}, None),
+            StepRecord(2, {"reviews": 0.8, "tweets": 1.0}, {"reviews": 0.8, "tweets": 1.0}),
+        ],
+        cosines={a: {b: 1.0 if a == b else -0.1 for b in tasks} for a in tasks},
+        plan={"groups": [[["reviews", "tweets"]]], "peak_bytes": 3 << 20},
+        members=[
+            Member("reviews", HOSTILE, "d" * 64, "javascript:alert(1)"),
+            Member("tweets", "tweets/1", "e" * 64, "https://example.org/tweets"),
+        ],
+        champion_members=[Member("reviews", "reviews/1"), Member("gone", "gone/4")],
+        settings={"steps": 60, "nested": {"seed": 0}},
+        facts={"base": HOSTILE},
+        contracts=[ContractResult("examples", False, (HOSTILE,), (HOSTILE,), 3, {})],
+        links={"run": "https://example.org/run", "other": "data:text/html,x"},
+        reproduce=["supermerge audit demo", HOSTILE],
+    )
+
+
+class Tags(HTMLParser):
+    """Collects every tag and attribute of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_nothing_from_outside_becomes_markup(tmp_path):
+    page = render_report(everything(), tmp_path).read_text()
+    tags = Tags(page).found
+    assert not {"script", "iframe", "object", "link", "base"} & {tag for tag, _ in tags}
+    assert not [name for _, attrs in tags for name in attrs if name.startswith("on")]
+    assert "{{ 7 * 7 }}" in page
+    assert "&lt;script&gt;" in page
+
+
+def test_the_page_loads_nothing_and_links_only_to_the_web(tmp_path):
+    tags = Tags(render_report(everything(), tmp_path).read_text()).found
+    sources = [attrs["src"] for _, attrs in tags if "src" in attrs]
+    assert len(sources) == 1 and sources[0].startswith("data:image/png;base64,")
+    links = {attrs["href"] for _, attrs in tags if "href" in attrs}
+    assert links == {"https://example.org/tweets", "https://example.org/run"}
+    page = (tmp_path / "report.html").read_text()
+    assert "@import" not in page and "url(" not in page
+
+
+def test_every_part_is_shown_when_it_is_there(tmp_path):
+    page = render_report(everything(), tmp_path).read_text()
+    for heading in (
+        "Passed: this candidate may replace the deployed model",
+        "Scores",
+        "What decides",
+        "Every number of the decision",
+        "Negative flips",
+        "What changed since the deployed model",
+        "Coefficients by layer and expert",
+        "Learning",
+        "How alike the experts",
+        "Data contracts",
+        "Lineage",
+        "Settings",
+        "How to reproduce this",
+    ):
+        assert heading in page
+    assert "Adds tweets (tweets/1)." in page
+    assert "Drops gone (gone/4)." in page
+    assert "Replaces reviews (reviews/1) by" in page
+    assert "an image that cannot be read" in page
+
+
+def test_drawings_are_well_formed(tmp_path):
+    page = render_report(everything(), tmp_path).read_text()
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawings) == 5
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+        assert "nan" not in drawing
+
+
+def test_layers_come_in_their_natural_order(tmp_path):
+    page = render_report(everything(), tmp_path).read_text()
+    places = [page.index(f">{layer}<") for layer in ("embeddings", "layer.2", "layer.10")]
+    assert places == sorted(places)
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path):
+    one, two = (render_report(everything(), tmp_path / name) for name in ("a", "b"))
+    assert one.read_bytes() == two.read_bytes()
+    assert (tmp_path / "a/report.json").read_bytes() == (tmp_path / "b/report.json").read_bytes()
+
+
+def test_the_json_holds_the_decision(tmp_path):
+    render_report(everything(), tmp_path)
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert GateReport.from_json(json.dumps(document["gate"])) == passed()
+    assert len(document["gate"]["tasks"][0]["negative_flips"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "headline"),
+    [
+        ([], "Failed"),
+        ([task()], "Passed"),
+        ([task(candidate=250)], "Failed"),
+        ([task(champion=None)], "Failed"),
+        ([task("first", "new", champion=None)], "Passed"),
+        ([task(n=60)], "Failed"),
+    ],
+)
+def test_a_report_renders_with_nothing_but_the_decision(scores, headline, tmp_path):
+    report = decide(GatePolicy(), scores, attempts=2)
+    page = render_report(ReportInputs(report=report, family="demo"), tmp_path).read_text()
+    assert f"<h2>{headline}" in page
+    assert all(reason.split(":")[0] in page for reason in report.reasons)
+    assert markdown_summary(report)
+
+
+def test_flips_come_with_their_content_and_label_names():
+    examples = Examples("text-classifier", ("one", "two"), (0, 1), ("k1", "k2"), ("bad", "good"))
+    before = Outcomes(("k1", "k2"), (0, 1), (0, 1))
+    now = Outcomes(("k1", "k2"), (0, 0), (0, 1))
+    (flip,) = collect_flips(("k2",), examples, now, before)
+    assert flip == Flip("two", "good", "good", "bad")
+
+
+def test_the_markdown_has_a_row_per_task_and_the_reasons():
+    text = markdown_summary(passed(), "https://example.org/report")
+    assert text.startswith("**Passed")
+    assert sum(line.startswith("| ") for line in text.splitlines()) == 4
+    assert "[Full report](https://example.org/report)" in text
+    assert [row["task"] for row in summary_rows(passed())] == ["reviews", "tweets"]
+
+
+def test_metrics_are_flat_finite_numbers():
+    metrics = gate_metrics(passed())
+    assert metrics["gate/passed"] == 1.0
+    assert metrics["gate/reviews/candidate"] == pytest.approx(345 / 400)
+    assert metrics["gate/reviews/negative_flips"] == 1.0
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert gate_metrics(decide(GatePolicy(), [])) == {"gate/passed": 0.0}
