@@ -1,4 +1,7 @@
-"""The gate: may this candidate replace the deployed model?"""
+"""The gate: may this candidate replace the deployed model?
+
+`merging.gate.artifact` (conditions on the files) is apart, because it imports torch.
+"""
 
 from merging.gate.decision import TaskScores, decide, judge_expert
 from merging.gate.policy import GatePolicy, TaskPolicy

@@ -14,7 +14,16 @@ from typing import Literal
 from merging.gate.checks import check_gain, check_not_worse, check_retention
 from merging.gate.comparison import compare, measure_retention
 from merging.gate.policy import GatePolicy
-from merging.gate.report import Check, GateReport, Role, Score, TaskDecision, Verdict, worst
+from merging.gate.report import (
+    Check,
+    GateReport,
+    Role,
+    Score,
+    TaskDecision,
+    Verdict,
+    overall,
+    worst,
+)
 from merging.outcomes import Outcomes
 from merging.statistics import Interval
 
@@ -29,6 +38,7 @@ class TaskScores:
         base, expert, candidate, champion: Answers on the same gate examples in the same order; the
             base and the champion with this task's head. No champion: nothing is deployed yet.
         calibration: Keys of the task's calibration examples.
+        earlier_decisions: Decisions taken on exactly these gate examples before.
     """
 
     task: str
@@ -38,9 +48,16 @@ class TaskScores:
     candidate: Outcomes
     champion: Outcomes | None
     calibration: frozenset[str] = field(repr=False)
+    earlier_decisions: int = 0
 
 
-def decide(policy: GatePolicy, scores: Sequence[TaskScores], *, attempts: int = 1) -> GateReport:
+def decide(
+    policy: GatePolicy,
+    scores: Sequence[TaskScores],
+    *,
+    attempts: int = 1,
+    artifact: Sequence[Check] = (),
+) -> GateReport:
     """Decides on one candidate.
 
     Args:
@@ -49,6 +66,7 @@ def decide(policy: GatePolicy, scores: Sequence[TaskScores], *, attempts: int = 
         attempts: How many candidates may be judged on these gate examples for one arrival (the
             rungs of the ladder). Each bound gets 1/attempts of the error rate (Bonferroni), so that
             trying again does not make a wrong promotion likelier.
+        artifact: What was found about the candidate's files (`merging.gate.artifact`).
     """
     confidence = _shared_confidence(policy, attempts)
     repeated = {task for task, count in Counter(s.task for s in scores).items() if count > 1}
@@ -58,13 +76,15 @@ def decide(policy: GatePolicy, scores: Sequence[TaskScores], *, attempts: int = 
         else _undecidable(policy, s, confidence, fault)
         for s in scores
     )
-    verdict = worst(*(decision.verdict for decision in decisions))
+    verdict = overall(decisions, artifact)
     return GateReport(
         verdict=verdict,
         tasks=decisions,
-        reasons=_reasons(verdict, decisions),
+        reasons=_reasons(verdict, decisions, artifact),
         policy=policy.model_dump(mode="json"),
         attempts=attempts,
+        artifact=tuple(artifact),
+        warnings=_warnings(policy, scores),
     )
 
 
@@ -199,15 +219,28 @@ def _score(interval: Interval) -> Score:
     return Score(value=interval.estimate, lower=interval.lower, upper=interval.upper)
 
 
-def _reasons(verdict: Verdict, decisions: Sequence[TaskDecision]) -> tuple[str, ...]:
+def _reasons(
+    verdict: Verdict, decisions: Sequence[TaskDecision], artifact: Sequence[Check]
+) -> tuple[str, ...]:
     if not decisions:
         return ("No task was scored, so nothing is shown. Evaluate the candidate on every task.",)
-    checks = [check for decision in decisions for check in decision.checks]
+    checks = [*artifact, *(check for decision in decisions for check in decision.checks)]
     if verdict == "passed":
-        return tuple(check.sentence for check in checks if check.name != "expert-gain")
+        shown = ("not-worse", "retention")
+        return tuple(check.sentence for check in checks if check.name in shown)
     return tuple(
         check.sentence
         for wanted in ("failed", "inconclusive")
         for check in checks
         if check.verdict == wanted
+    )
+
+
+def _warnings(policy: GatePolicy, scores: Sequence[TaskScores]) -> tuple[str, ...]:
+    return tuple(
+        f"{s.task}: this is decision {s.earlier_decisions + 1} on the same gate examples, where "
+        f"{policy.decision_budget} are budgeted. By now candidates may have been chosen for what "
+        "suits these examples. Register the next expert of this task with fresh gate examples."
+        for s in scores
+        if s.earlier_decisions >= policy.decision_budget
     )

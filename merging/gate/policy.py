@@ -53,12 +53,17 @@ class GatePolicy(TaskPolicy):
             its lower confidence bound, which needs several times as many examples.
         inconclusive: What the flow does with a candidate that cannot be decided: `reject` it, or
             leave it to a person (`review`).
+        decision_budget: Decisions on the same gate examples before the report warns that they are
+            worn: each decision lets a little of them into what is deployed.
+        latency_factor: A prediction may take so many times as long as the deployed model's.
         tasks: Values that replace the family's for one task, by task name.
     """
 
     confidence: float = Field(default=0.95, ge=0.8, lt=1)
     retention_evidence: Literal["estimate", "bound"] = "estimate"
     inconclusive: Literal["reject", "review"] = "reject"
+    decision_budget: int = Field(default=50, ge=1)
+    latency_factor: float = Field(default=1.5, gt=1)
     tasks: Mapping[str, Mapping[str, float | int | str]] = {}
 
     @model_validator(mode="after")

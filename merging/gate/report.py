@@ -6,6 +6,7 @@ Numbers are finite or None (not available); a NaN is refused when the value is b
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -33,7 +34,7 @@ class Score(_Value):
 class Check(_Value):
     """One condition of the gate: what it found, and a sentence that says so and what to try."""
 
-    name: Literal["evidence", "expert-gain", "not-worse", "retention"]
+    name: Literal["evidence", "expert-gain", "not-worse", "retention", "artifact"]
     verdict: Verdict
     sentence: str
 
@@ -113,11 +114,12 @@ class GateReport(_Value):
     """The decision on one candidate.
 
     Attributes:
-        verdict: `passed` only when every task passed.
+        verdict: `passed` only when every task and every check of the artifact passed.
         tasks: One decision per task.
         reasons: Plain sentences: why it did not pass and what to try; on a pass, what was shown.
         policy: The policy as it was applied, as plain values.
         attempts: Candidates of one arrival that share these gate examples and the error rate.
+        artifact: Conditions on the candidate's files.
         warnings: Sentences that change no verdict.
     """
 
@@ -126,12 +128,13 @@ class GateReport(_Value):
     reasons: tuple[str, ...] = Field(min_length=1)
     policy: dict[str, Any]
     attempts: int = 1
+    artifact: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _verdict_follows_from_tasks(self) -> Self:
-        if self.verdict != worst(*(decision.verdict for decision in self.tasks)):
-            raise ValueError(f"the report is {self.verdict}, which is not the worst of its tasks")
+    def _verdict_follows_from_parts(self) -> Self:
+        if self.verdict != overall(self.tasks, self.artifact):
+            raise ValueError(f"the report is {self.verdict}, which is not the worst of its parts")
         return self
 
     def rows(self) -> list[dict[str, Any]]:
@@ -157,6 +160,12 @@ class GateReport(_Value):
                 found=str(error),
                 remedy="Run the gate again on this candidate.",
             ) from error
+
+
+def overall(tasks: Sequence[TaskDecision], artifact: Sequence[Check]) -> Verdict:
+    """The verdict on a candidate; without a task there is nothing that could pass."""
+    decided = worst(*(decision.verdict for decision in tasks))
+    return worst(decided, *(check.verdict for check in artifact))
 
 
 def worst(*verdicts: Verdict) -> Verdict:

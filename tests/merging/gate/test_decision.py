@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merging.errors import InvalidInput
-from merging.gate import GatePolicy, GateReport, TaskScores, decide, judge_expert
+from merging.gate import Check, GatePolicy, GateReport, TaskScores, decide, judge_expert
 from merging.outcomes import Outcomes
 from tests.merging.gate.chosen_answers import answers, first_right
 
@@ -219,3 +219,24 @@ def test_any_answers_give_a_report_that_survives_json(table):
     report = decide(POLICY, [task])
     assert report.verdict != "passed"  # fewer than the minimum number of examples
     assert GateReport.from_json(report.to_json()) == report
+
+
+def test_a_broken_artifact_fails_whatever_it_answers(scores):
+    broken = Check(name="artifact", verdict="failed", sentence="Weights are not finite.")
+    report = decide(POLICY, [scores()], artifact=[broken])
+    assert report.verdict == "failed"
+    assert report.reasons == ("Weights are not finite.",)
+    assert GateReport.from_json(report.to_json()) == report
+
+
+def test_a_sound_artifact_alone_passes_nothing():
+    sound = Check(name="artifact", verdict="passed", sentence="Every weight is finite.")
+    assert decide(POLICY, [], artifact=[sound]).verdict == "failed"
+
+
+def test_worn_gate_examples_are_a_warning(scores):
+    policy = GatePolicy(decision_budget=10)
+    assert decide(policy, [dataclasses.replace(scores(), earlier_decisions=9)]).warnings == ()
+    report = decide(policy, [dataclasses.replace(scores(), earlier_decisions=10)])
+    assert report.verdict == "passed"
+    assert "decision 11 on the same gate examples" in report.warnings[0]

@@ -1,0 +1,83 @@
+"""Conditions on the files of a merged model, whatever it answers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from merging.checkpoint import Checkpoint
+from merging.gate.report import Check
+
+_AGAIN = "Build the candidate again."
+
+
+def check_weights(base: Path, candidate: Path, champion: Path | None) -> tuple[Check, ...]:
+    """Whether a merged backbone has the base's tensors, all finite, and is not the champion again.
+
+    Args:
+        base: Checkpoint directory of the base.
+        candidate, champion: Directories of merged backbones; no champion: nothing is deployed.
+    """
+    ours, theirs = Checkpoint.open(candidate), Checkpoint.open(base)
+    expected = {name: theirs.tensors[name].shape for name in theirs.tensors.keys() - theirs.head}
+    found = {name: info.shape for name, info in ours.tensors.items()}
+    different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    broken = [name for name in found if not bool(torch.isfinite(ours.read(name)).all())]
+    checks = [
+        _artifact(
+            not different,
+            f"The candidate has the {len(expected)} tensors of the base",
+            f"The candidate's tensors are not those of the base ({_some(different)}). {_AGAIN}",
+        ),
+        _artifact(
+            not broken,
+            "Every weight is a finite number",
+            f"Weights are not finite in {_some(broken)}. {_AGAIN}",
+        ),
+    ]
+    if champion is not None:
+        before = Checkpoint.open(champion)
+        same = before.tensors.keys() == found.keys() and all(
+            torch.equal(ours.read(name), before.read(name)) for name in found
+        )
+        checks.append(
+            _artifact(
+                not same,
+                "Its weights differ from the deployed model's",
+                "Its weights are exactly the deployed model's, so nothing was merged. "
+                "Look at the learning curve and the coefficients of the new expert.",
+            )
+        )
+    return tuple(checks)
+
+
+def check_latency(candidate: Sequence[float], champion: Sequence[float], factor: float) -> Check:
+    """Whether predictions take at most `factor` times as long as the deployed model's.
+
+    Args:
+        candidate, champion: Seconds of repeated predictions on the same inputs, on one machine and
+            taken alternately. Medians are compared: they shrug off a busy moment.
+        factor: Allowed ratio.
+    """
+    if not candidate or not champion or min(champion) <= 0:
+        return _artifact(False, "", f"Latency was not measured. Measure both models. {_AGAIN}")
+    ratio = statistics.median(candidate) / statistics.median(champion)
+    return _artifact(
+        ratio <= factor,
+        f"A prediction takes {ratio:.2f} times as long as the deployed model's ({factor} allowed)",
+        f"A prediction takes {ratio:.2f} times as long as the deployed model's, where {factor} is "
+        "allowed. Measure on a quiet machine, or look for what slows the model down.",
+    )
+
+
+def _artifact(holds: bool, sentence: str, complaint: str) -> Check:
+    if holds:
+        return Check(name="artifact", verdict="passed", sentence=f"{sentence}.")
+    return Check(name="artifact", verdict="failed", sentence=complaint)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
