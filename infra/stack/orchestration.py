@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +17,8 @@ from infra.stack.parts import POOL
 from merging.errors import Unavailable
 
 ZOMBIES = "supermerge: mark runs without a heartbeat as crashed"
+DEPLOYED = "supermerge_deployed"
+"""The Prefect variable with the digest of the deployed files."""
 SILENCE = 90
 """Seconds without a heartbeat (one is sent every 30) after which a run counts as dead."""
 
@@ -40,12 +44,32 @@ def create_family_limits(settings: Settings) -> None:
                 _post(client, "/v2/concurrency_limits/", limit)
 
 
-def deploy_flows(settings: Settings) -> None:
+def deploy_flows(settings: Settings) -> bool:
     """Applies prefect.yaml: deployments, schedules and triggers become as the file says.
+
+    Importing every flow takes longer than starting any server, so nothing is done when the server
+    already has these very files.
+
+    Returns:
+        Whether there was something to apply.
 
     Raises:
         Unavailable: Prefect refused the file; carries what it said.
     """
+    digest = _digest_of_flows(settings.project_dir)
+    with _client(settings) as client:
+        deployed = client.get(f"/variables/name/{DEPLOYED}")
+        if deployed.is_success and deployed.json()["value"] == digest:
+            return False
+        _run_deploy(settings)
+        if deployed.is_success:
+            client.patch(f"/variables/name/{DEPLOYED}", json={"value": digest}).raise_for_status()
+        else:
+            _post(client, "/variables/", {"name": DEPLOYED, "value": digest})
+    return True
+
+
+def _run_deploy(settings: Settings) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=settings.project_dir,
@@ -61,6 +85,13 @@ def deploy_flows(settings: Settings) -> None:
             f"Prefect did not apply {settings.project_dir / 'prefect.yaml'}:\n{finished.stdout}\n"
             "Correct what it names and run `supermerge up` again."
         )
+
+
+def _digest_of_flows(project: Path) -> str:
+    digest = hashlib.sha256(str(project).encode())
+    for path in (project / "prefect.yaml", *sorted((project / "flows").glob("*.py"))):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _zombie_automation() -> dict[str, Any]:

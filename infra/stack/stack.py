@@ -73,11 +73,14 @@ def start_stack(
                 register_webhook(settings)
                 report("MLflow sends its webhooks to the receiver")
 
+        def deploy() -> None:
+            applied = deploy_flows(settings)
+            report(f"Deployments of prefect.yaml {'applied' if applied else 'are up to date'}")
+
         def orchestration() -> None:
             ensure("prefect")
             prepare_prefect(settings)
-            _at_once(lambda: ensure("worker"), lambda: deploy_flows(settings))
-            report("Deployments of prefect.yaml applied")
+            _at_once(lambda: ensure("worker"), deploy)
 
         _at_once(storage, registry, orchestration, lambda: ensure("receiver"))
     return settings
@@ -118,7 +121,7 @@ def _state(state_dir: Path, first_port: int | None, mlflow_auth: bool | None) ->
 
 def _at_once(*steps: Callable[[], None]) -> None:
     """Runs the steps in threads, to their end; then raises what went wrong, all of it."""
-    with ThreadPoolExecutor(len(steps)) as pool:
+    with ThreadPoolExecutor(max(1, len(steps))) as pool:
         errors = [future.exception() for future in [pool.submit(step) for step in steps]]
     failed = [error for error in errors if error is not None]
     unexpected = [error for error in failed if not isinstance(error, Unavailable)]

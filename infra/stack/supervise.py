@@ -43,7 +43,7 @@ class Part:
     command: tuple[str, ...]
     is_healthy: Callable[[], bool] = field(repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    start_timeout: float = 120.0
+    start_timeout: float = 300.0
     """Seconds; generous, because it only decides when to give up."""
 
     @property

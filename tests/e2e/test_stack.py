@@ -1,0 +1,91 @@
+"""The stack comes up once, is repaired, keeps what it knows over a restart, and lets in no one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import boto3
+import botocore.exceptions
+import httpx
+import psutil
+import pytest
+
+from infra.settings import Settings
+from infra.stack import stack_status, start_stack, stop_stack
+from infra.webhooks import NAME
+
+pytestmark = pytest.mark.e2e
+
+
+def pids(state_dir: Path) -> dict[str, int | None]:
+    return {part.title: part.pid for part in stack_status(state_dir)}
+
+
+def prefect(settings: Settings, path: str) -> httpx.Response:
+    return httpx.get(f"{settings.prefect_api}/{path}").raise_for_status()
+
+
+def test_a_second_up_changes_nothing(stack: Settings) -> None:
+    before = pids(stack.state_dir)
+    assert start_stack(stack.state_dir) == stack
+    assert pids(stack.state_dir) == before
+    assert all(part.up for part in stack_status(stack.state_dir))
+    hooks = httpx.get(f"{stack.mlflow_uri}/api/2.0/mlflow/webhooks").json()["webhooks"]
+    assert [hook["name"] for hook in hooks] == [NAME]
+
+
+def test_up_repairs_what_died(stack: Settings) -> None:
+    before = pids(stack.state_dir)
+    for title in ("MLflow", "Prefect worker"):
+        os.kill(before[title], signal.SIGKILL)
+        psutil.Process(before[title]).wait()
+    start_stack(stack.state_dir)
+    after = pids(stack.state_dir)
+    assert {title for title in before if after[title] != before[title]} == {
+        "MLflow",
+        "Prefect worker",
+    }
+    assert all(part.up for part in stack_status(stack.state_dir))
+
+
+def test_down_ends_everything_and_the_next_up_knows_everything(stack: Settings) -> None:
+    models = f"{stack.mlflow_uri}/api/2.0/mlflow/registered-models"
+    httpx.post(f"{models}/create", json={"name": "kept"}).raise_for_status()
+    client(stack).put_object(Bucket=stack.bucket, Key="kept", Body=b"kept")
+    started = [psutil.Process(pid) for pid in pids(stack.state_dir).values()]
+
+    stop_stack(stack.state_dir)
+    assert not any(process.is_running() for process in started)
+    assert not any(part.up for part in stack_status(stack.state_dir))
+    stop_stack(stack.state_dir)
+
+    assert start_stack(stack.state_dir) == stack
+    assert httpx.get(f"{models}/get", params={"name": "kept"}).is_success
+    assert client(stack).get_object(Bucket=stack.bucket, Key="kept")["Body"].read() == b"kept"
+
+
+def test_prefect_knows_deployments_limits_and_the_end_of_zombies(stack: Settings) -> None:
+    for name in ("continual-merge", "promote", "rollback", "audit"):
+        assert prefect(stack, f"deployments/name/{name}/{name}").json()["status"] == "READY"
+    for family in stack.family_names():
+        assert prefect(stack, f"v2/concurrency_limits/supermerge-{family}").json()["limit"] == 1
+    automations = httpx.post(f"{stack.prefect_api}/automations/filter", json={}).json()
+    assert sum("heartbeat" in automation["name"] for automation in automations) == 1
+
+
+def test_s3_refuses_those_without_the_key(stack: Settings) -> None:
+    assert httpx.get(f"{stack.s3_endpoint}/{stack.bucket}").status_code == 403
+    with pytest.raises(botocore.exceptions.ClientError, match="403"):
+        client(stack, secret="wrong").head_bucket(Bucket=stack.bucket)
+
+
+def client(stack: Settings, secret: str | None = None):
+    return boto3.client(
+        "s3",
+        endpoint_url=stack.s3_endpoint,
+        region_name=stack.s3_region,
+        aws_access_key_id=stack.s3_access_key.get_secret_value(),
+        aws_secret_access_key=secret or stack.s3_secret_key.get_secret_value(),
+    )
