@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,11 @@ class Adapter:
 
     @classmethod
     def open(
-        cls, directory: Path, base: Checkpoint, parameters: Mapping[str, Sequence[str]]
+        cls,
+        directory: Path,
+        base: Checkpoint,
+        parameters: Mapping[str, Sequence[str]],
+        head: Collection[str],
     ) -> Adapter:
         """Reads an adapter.
 
@@ -91,6 +95,7 @@ class Adapter:
             directory: With adapter_config.json and adapter_model.safetensors.
             base: The base checkpoint.
             parameters: Names in the task model of each tensor of the base.
+            head: Names of the tensors that belong to the head.
 
         Raises:
             InvalidInput: A kind of adapter, or a tensor in it, that has no place in the base.
@@ -101,6 +106,8 @@ class Adapter:
         factored: dict[str, LowRank | Scaling] = {}
         replaced: dict[str, Tensor] = {}
         for key, tensor in tensors.items():
+            if key in head:
+                continue
             module, kind = _place(key)
             weight, bias = canonical.get(f"{module}.weight"), canonical.get(f"{module}.bias")
             if kind in ("lora_A", "lora_embedding_A") and weight:

@@ -1,7 +1,8 @@
-"""Calibration examples as batches: encoded once, with the expert's own answers beside them."""
+"""Calibration examples of a task, encoded once, with the expert's own answers beside them."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from merging.batches import Row, answers, collate, encode_examples, num_places
 from merging.errors import InvalidInput
 from merging.evaluate import backbone_tensors
 from merging.examples import Examples, ModelKind
 from merging.experts import Expert
-from merging.objectives import UNLABELLED, objective_loss
+from merging.objectives import SoftLabels, objective_loss
 from merging.safefile import load_tensors, save_tensors
-from merging.serving import Encoder, assemble, class_scores
+from merging.serving import Encoder, assemble
 from merging.settings import MergeSettings
 
 FEWEST_TO_HOLD_OUT = 10  # with fewer examples all of them are learned from
+LIKELIEST = 64  # tokens of a vocabulary whose probability by the expert is kept
+BATCH = 64  # examples in a pass without gradient
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,16 @@ class CalibrationSet:
     """One side (learned from, or held out) of one task's calibration examples.
 
     Attributes:
-        rows: Encoded inputs, not padded.
-        targets: int64 [examples].
-        soft: Log-probabilities of the expert, fp32 [examples, classes], where they are needed.
+        rows: Encoded inputs with labels, not padded.
+        soft: The expert's answers for all rows of the task, where the objective needs them.
+        places: First row of `soft` that belongs to each example, and how many, int64 [examples, 2].
     """
 
-    rows: Sequence[dict[str, Any]]
-    targets: Tensor
-    soft: Tensor | None
+    kind: ModelKind
     encoder: Encoder
+    rows: Sequence[Row]
+    soft: SoftLabels | None
+    places: Tensor
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -44,17 +49,19 @@ class CalibrationSet:
     def loss(self, model: Any, indices: Sequence[int], settings: MergeSettings) -> Tensor:
         """Mean loss of the examples at `indices`, a scalar with a graph."""
         device = next(model.parameters()).device
-        batch = self.encoder.collate([self.rows[i] for i in indices])
-        logits = model(**{name: t.to(device) for name, t in batch.items()}).logits
-        soft = None if self.soft is None else self.soft[indices].to(device)
-        targets = self.targets[indices].to(device)
+        batch = collate(self.encoder, [self.rows[i] for i in indices], device)
+        logits, targets = answers(model, batch, self.kind)
+        soft = None
+        if self.soft is not None:
+            spans = [torch.arange(a, a + n) for a, n in self.places[list(indices)].tolist()]
+            soft = self.soft.take(torch.cat(spans), device)
         return objective_loss(settings.objective, logits, targets, soft)
 
     @torch.no_grad()
     def mean_loss(self, model: Any, settings: MergeSettings) -> float:
         """Mean loss of all examples."""
         total = 0.0
-        for indices, _ in self.encoder.batches(self.rows, 64):
+        for indices in _batches(self.rows):
             total += float(self.loss(model, indices, settings)) * len(indices)
         return total / len(self)
 
@@ -67,9 +74,10 @@ def calibration_sets(
     Raises:
         InvalidInput: There is no example that the objective can use.
     """
-    examples = expert.split.calibration.sample(settings.calibration_size, settings.seed)
-    if settings.objective == "labels":
+    examples = expert.split.calibration
+    if settings.objective == "labels" or kind == "generator":
         examples = examples.take(i for i, t in enumerate(examples.targets) if t is not None)
+    examples = examples.sample(settings.calibration_size, settings.seed)
     if len(examples) == 0:
         raise InvalidInput(
             where=f"calibration examples of {expert.task}",
@@ -77,41 +85,62 @@ def calibration_sets(
             found="none",
             remedy="Add labelled rows with split 'calibration'.",
         )
+    seq2seq = bool(expert.head.config.get("is_encoder_decoder"))
     encoder = Encoder(base, kind, expert.head.config)
-    rows = encoder.encode(examples.inputs)
-    targets = torch.tensor([UNLABELLED if t is None else int(t) for t in examples.targets])
+    rows = encode_examples(encoder, examples, seq2seq=seq2seq)
     soft = None
     if settings.objective in ("experts", "both"):
-        soft = soft_labels(base, expert, kind, examples, work)
-    count = round(len(examples) * settings.holdout) if len(examples) >= FEWEST_TO_HOLD_OUT else 0
+        soft = soft_labels(base, expert, examples, encoder, rows, work)
+    counts = torch.tensor([num_places(row, kind) for row in rows])
+    places = torch.stack([counts.cumsum(0) - counts, counts], 1)
+    held = round(len(examples) * settings.holdout) if len(examples) >= FEWEST_TO_HOLD_OUT else 0
     # Another seed than the one that chose the sample, or the two would rank alike.
-    held_keys = set(examples.sample(count, settings.seed + 1).keys)
-
-    def side(held: bool) -> CalibrationSet:
-        chosen = [i for i, key in enumerate(examples.keys) if (key in held_keys) == held]
-        return CalibrationSet(
-            [rows[i] for i in chosen],
-            targets[chosen],
-            None if soft is None else soft[chosen],
-            encoder,
-        )
-
-    return side(held=False), side(held=True)
+    held_keys = set(examples.sample(held, settings.seed + 1).keys)
+    sides = []
+    for wanted in (False, True):
+        chosen = [i for i, key in enumerate(examples.keys) if (key in held_keys) == wanted]
+        side = CalibrationSet(kind, encoder, [rows[i] for i in chosen], soft, places[chosen])
+        sides.append(side)
+    return sides[0], sides[1]
 
 
 def soft_labels(
-    base: Path, expert: Expert, kind: ModelKind, examples: Examples, work: Path
-) -> Tensor:
-    """The expert's log-probabilities, fp32 [examples, classes]; computed once, kept in `work`."""
-    name = hashlib.sha256(f"{expert.digest}{examples.digest}".encode()).hexdigest()
+    base: Path,
+    expert: Expert,
+    examples: Examples,
+    encoder: Encoder,
+    rows: Sequence[Row],
+    work: Path,
+) -> SoftLabels:
+    """The expert's answers to its own examples, computed once and kept in `work`."""
+    name = hashlib.sha256(f"{expert.digest}{examples.digest}{LIKELIEST}".encode()).hexdigest()
     path = work / "soft-labels" / f"{name}.safetensors"
     if not path.exists():
-        backbone = backbone_tensors(expert.directory, expert.head, kind, base)
-        model = assemble(expert.head.config, kind, {**backbone, **expert.head.tensors})
-        encoder = Encoder(base, kind, expert.head.config)
-        scores = class_scores(model, encoder, examples.inputs, torch.device("cpu"))
-        save_tensors(path, {"soft": scores.log_softmax(-1)})
-    return load_tensors(path)[0]["soft"]
+        backbone = backbone_tensors(expert.directory, expert.head, examples.kind, base)
+        tensors = {**backbone, **expert.head.tensors}
+        found = _answer(assemble(expert.head.config, examples.kind, tensors), encoder, rows)
+        save_tensors(path, {k: v for k, v in vars(found).items() if v is not None})
+    return SoftLabels(**load_tensors(path)[0])
+
+
+@torch.no_grad()
+def _answer(model: Any, encoder: Encoder, rows: Sequence[Row]) -> SoftLabels:
+    kept: list[SoftLabels] = [SoftLabels(torch.empty(0))] * len(rows)
+    likeliest = LIKELIEST if encoder.kind == "generator" else None
+    for indices in _batches(rows):
+        batch = collate(encoder, [rows[i] for i in indices], torch.device("cpu"))
+        logits, _ = answers(model, batch, encoder.kind)
+        counts = [num_places(rows[i], encoder.kind) for i in indices]
+        for i, part in zip(indices, logits.split(counts), strict=True):
+            kept[i] = SoftLabels.of(part, likeliest)
+    tokens = [k.tokens for k in kept if k.tokens is not None]
+    return SoftLabels(torch.cat([k.logs for k in kept]), torch.cat(tokens) if tokens else None)
+
+
+def _batches(rows: Sequence[Row]) -> list[list[int]]:
+    """Indices of examples of like length, at most BATCH together."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].get("input_ids", ())))
+    return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
 
 
 def batch_indices(count: int, batch_size: int, step: int, task: str, seed: int) -> list[int]:
@@ -124,6 +153,7 @@ def batch_indices(count: int, batch_size: int, step: int, task: str, seed: int) 
     return indices
 
 
+@functools.lru_cache(maxsize=64)  # one entry a task; each step asks for every place anew
 def _order(count: int, epoch: int, task: str, seed: int) -> list[int]:
     digest = hashlib.sha256(f"{seed}/{task}/{epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -62,8 +62,17 @@ class CombinedSource:
 def source_of(base: Checkpoint, expert: Expert, kind: ModelKind) -> Source:
     """The task vector of an expert directory, full or adapter."""
     if is_adapter(expert.directory):
-        return Adapter.open(expert.directory, base, parameter_names(base, expert.head, kind))
+        return open_adapter(expert.directory, base, expert.head, kind)
     return FullSource(base, Checkpoint.open(expert.directory))
+
+
+def open_adapter(directory: Path, base: Checkpoint, head: Head, kind: ModelKind) -> Adapter:
+    """The task vector of an adapter directory.
+
+    Raises:
+        InvalidInput: A kind of adapter, or a tensor in it, that has no place in the base.
+    """
+    return Adapter.open(directory, base, parameter_names(base, head, kind), head.tensors)
 
 
 def add_deltas(

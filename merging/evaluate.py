@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merging.adapters import Adapter, is_adapter
+from merging.adapters import is_adapter
 from merging.checkpoint import Checkpoint
-from merging.deltas import backbone_names, dense_delta, parameter_names
+from merging.deltas import backbone_names, dense_delta, open_adapter
 from merging.errors import InvalidInput
 from merging.examples import Examples, ModelKind
 from merging.heads import Head
@@ -80,7 +80,7 @@ def backbone_tensors(
             remedy="Give base=.",
         )
     source = Checkpoint.open(base)
-    adapter = Adapter.open(directory, source, parameter_names(source, head, kind))
+    adapter = open_adapter(directory, source, head, kind)
     tensors = {name: source.read(name) for name in backbone_names(source, kind)}
     for name, tensor in tensors.items():
         delta = dense_delta(adapter.delta(name), source, name)

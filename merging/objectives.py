@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
@@ -11,27 +13,62 @@ from merging.settings import Objective
 UNLABELLED = -100  # the target that cross_entropy leaves out
 
 
+@dataclass(frozen=True)
+class SoftLabels:
+    """An expert's own answers, one row per example or per target token.
+
+    Attributes:
+        logs: Log-probabilities, fp32 [rows, classes]; or of the `tokens` and, last, of all others
+            together, fp32 [rows, likeliest + 1].
+        tokens: The likeliest tokens, int64 [rows, likeliest]; None where all classes are kept.
+    """
+
+    logs: Tensor
+    tokens: Tensor | None = None
+
+    @classmethod
+    def of(cls, logits: Tensor, likeliest: int | None = None) -> SoftLabels:
+        """Of an expert's logits, [rows, classes], all of them or only the likeliest."""
+        logs = log_softmax(logits.float(), -1)
+        if likeliest is None or likeliest >= logs.shape[1]:
+            return cls(logs)
+        tokens = logs.topk(likeliest).indices
+        return cls(_bucketed(logs, tokens), tokens)
+
+    def take(self, rows: Tensor, device: torch.device) -> SoftLabels:
+        """Some rows, on a device."""
+        tokens = None if self.tokens is None else self.tokens[rows].to(device)
+        return SoftLabels(self.logs[rows].to(device), tokens)
+
+
 def objective_loss(
-    objective: Objective, logits: Tensor, targets: Tensor, soft: Tensor | None
+    objective: Objective, logits: Tensor, targets: Tensor, soft: SoftLabels | None
 ) -> Tensor:
     """Mean loss of a batch, a scalar.
 
     Args:
         objective: Which loss; "both" is the sum of "labels" and "experts".
-        logits: Answers of the merged model, [examples or tokens, classes].
-        targets: Class indices, int64 [examples or tokens]; UNLABELLED where there is none.
-        soft: Log-probabilities of the task's own expert, fp32 [examples or tokens, classes]; not
-            needed by "labels" and "entropy".
+        logits: Answers of the merged model, [rows, classes].
+        targets: Class indices, int64 [rows]; UNLABELLED where there is none.
+        soft: Answers of the task's own expert; not needed by "labels" and "entropy".
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    if objective == "entropy":  # AdaMerging (Yang et al., 2024), eq. 6
-        logs = log_softmax(logits, -1)
+    logs = log_softmax(logits, -1)
+    if objective == "entropy":  # AdaMerging (Yang et al., 2024)
         return -(logs.exp() * logs).sum(-1).mean()
     loss = logits.new_zeros(())
     if objective in ("labels", "both") and bool((targets != UNLABELLED).any()):
         loss = loss + cross_entropy(logits, targets, ignore_index=UNLABELLED)
     if objective in ("experts", "both"):
         assert soft is not None
-        logs = log_softmax(logits, -1)
-        loss = loss + kl_div(logs, soft.to(logs.dtype), reduction="batchmean", log_target=True)
+        ours = logs if soft.tokens is None else _bucketed(logs, soft.tokens)
+        expected = soft.logs.to(ours.dtype)
+        loss = loss + kl_div(ours, expected, reduction="batchmean", log_target=True)
     return loss
+
+
+def _bucketed(logs: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities of `tokens` and of the rest together, [rows, tokens + 1]."""
+    kept = logs.gather(1, tokens)
+    rest = torch.log1p(-kept.exp().sum(1, keepdim=True).clamp(max=1 - 1e-6))
+    return torch.cat([kept, rest], 1)

@@ -122,21 +122,21 @@ class Encoder:
     def __init__(self, directory: Path, kind: str, config: Mapping[str, Any]) -> None:
         self.kind = kind
         self.processor: Any
+        self.new_tokens = 0
         if kind == "image-classifier":
             self.processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
             return
         self.processor = AutoTokenizer.from_pretrained(directory)
         if self.processor.pad_token is None:
             self.processor.pad_token = self.processor.eos_token
-        limit = self.processor.model_max_length
-        if limit > 1_000_000:  # transformers writes a huge number for "none"
-            positions = config.get("max_position_embeddings") or config.get("n_positions")
-            # RoBERTa-like models keep two positions for padding
-            limit = positions - 2 if positions else LONGEST_TEXT
-        self.limit = int(limit)
+        # RoBERTa-like models keep two positions for padding.
+        positions = config.get("max_position_embeddings") or config.get("n_positions")
+        positions = int(positions) - 2 if positions else LONGEST_TEXT + NEW_TOKENS
+        self.new_tokens = min(NEW_TOKENS, positions // 2)
+        self.limit = min(int(self.processor.model_max_length), positions)
         if kind == "generator" and not config.get("is_encoder_decoder"):
             self.processor.padding_side = "left"
-            self.limit -= min(NEW_TOKENS, self.limit // 2)
+            self.limit = min(self.limit, positions - self.new_tokens)
 
     def encode(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Token ids or pixel values of each input, not yet padded."""
@@ -150,13 +150,17 @@ class Encoder:
         texts = [text for text, _ in pairs]
         seconds = [second or "" for _, second in pairs] if any(s for _, s in pairs) else None
         encoded = self.processor(texts, seconds, truncation=True, max_length=self.limit)
-        return [{name: encoded[name][i] for name in encoded} for i in range(len(texts))]
+        names = [n for n in encoded if self.kind != "generator" or n != "token_type_ids"]
+        return [{name: encoded[name][i] for name in names} for i in range(len(texts))]
 
-    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(
+        self, rows: Sequence[dict[str, Any]], padding_side: str | None = None
+    ) -> dict[str, Tensor]:
         """One batch, [batch, tokens] or [batch, channels, height, width]."""
         if self.kind == "image-classifier":
             return {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
-        return dict(self.processor.pad(list(rows), return_tensors="pt"))
+        side = padding_side or self.processor.padding_side
+        return dict(self.processor.pad(list(rows), return_tensors="pt", padding_side=side))
 
     def batches(
         self, rows: Sequence[dict[str, Any]], size: int = BATCH
@@ -188,13 +192,12 @@ def generate(
     answers = [""] * len(inputs)
     tokenizer = encoder.processor
     for indices, batch in encoder.batches(encoder.encode(inputs)):
-        batch.pop("token_type_ids", None)
         batch = {name: t.to(device) for name, t in batch.items()}
         tokens = model.generate(
             **batch,
             do_sample=False,
             num_beams=1,
-            max_new_tokens=NEW_TOKENS,
+            max_new_tokens=encoder.new_tokens,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u")]
@@ -31,6 +34,8 @@ def write_tokenizer(directory: Path) -> None:
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
+        bos_token="[CLS]",
+        eos_token="[SEP]",
         model_max_length=32,
     ).save_pretrained(directory)
 
@@ -73,3 +78,40 @@ def write_text_expert(base: Path, directory: Path, seed: int, scale: float = 0.0
     model.save_pretrained(directory)
     text_table(seed).to_json(directory / "examples.jsonl", orient="records", lines=True)
     return directory
+
+
+def save_expert(model: PreTrainedModel, directory: Path, examples: pd.DataFrame) -> Path:
+    """An expert directory: the model as transformers saves it, and its examples."""
+    model.save_pretrained(directory)
+    examples.to_parquet(directory / "examples.parquet")
+    return directory
+
+
+@torch.no_grad()
+def moved(model: PreTrainedModel, seed: int, scale: float = 0.05) -> PreTrainedModel:
+    """The model, every parameter a little away from where it was."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    return model
+
+
+def image_table(seed: int, count: int = 40) -> pd.DataFrame:
+    """Noise images whose label is the brighter half."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        label = int(pixels[:8].mean() > pixels[8:].mean())
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        rows.append({"image": buffer.getvalue(), "label": label})
+    return pd.DataFrame(rows)
+
+
+def generation_table(seed: int, count: int = 40) -> pd.DataFrame:
+    """Word lists whose target is their last word first."""
+    rows = []
+    for text in text_table(seed, count)["text"]:
+        rows.append({"input": text, "target": " ".join(reversed(text.split()[-2:]))})
+    return pd.DataFrame(rows)

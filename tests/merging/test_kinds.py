@@ -1,0 +1,200 @@
+"""Every kind of model goes the whole way: preflight, learn, materialise, load, evaluate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    GPT2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    ViTModel,
+)
+
+from merging.checkpoint import Checkpoint
+from merging.evaluate import evaluate
+from merging.examples import ModelKind
+from merging.experts import open_expert
+from merging.learn import learn_coefficients
+from merging.materialise import materialise, verify
+from merging.preflight import check_expert
+from merging.settings import MergeSettings
+from tests.merging.tiny import (
+    SPECIAL,
+    WORDS,
+    generation_table,
+    image_table,
+    moved,
+    save_expert,
+    text_table,
+    write_tokenizer,
+)
+
+CPU = torch.device("cpu")
+VOCABULARY = len(SPECIAL) + len(WORDS)
+TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 0}
+LABELS = {"id2label": {0: "dark", 1: "bright", 2: "grey"}, "num_labels": 3}
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+VIT = {**SMALL, "intermediate_size": 32, "image_size": 16, "patch_size": 8}
+
+
+@dataclass
+class Case:
+    kind: ModelKind
+    base: PreTrainedModel
+    experts: list[PreTrainedModel]
+    loader: type = AutoModel
+
+
+def vit() -> Case:
+    config = ViTConfig(**VIT)
+    base = ViTModel(config)  # with a pooler that no expert has
+    return Case("image-classifier", base, _experts(ViTForImageClassification, config, base, "vit"))
+
+
+def dinov2() -> Case:
+    config = Dinov2Config(**SMALL, image_size=16, patch_size=8)
+    base = Dinov2Model(config)
+    experts = _experts(Dinov2ForImageClassification, config, base, "dinov2")
+    return Case("image-classifier", base, experts)
+
+
+def gpt2_classifier() -> Case:
+    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, vocab_size=VOCABULARY)
+    config.update(TOKENS)
+    base = GPT2Model(config)
+    experts = _experts(GPT2ForSequenceClassification, config, base, "transformer")
+    return Case("text-classifier", base, experts)
+
+
+def t5() -> Case:
+    config = T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=VOCABULARY)
+    config.update(TOKENS)
+    base = T5ForConditionalGeneration(config)
+    experts = [_copy(T5ForConditionalGeneration, config, base, i) for i in range(2)]
+    return Case("generator", base, experts, AutoModelForSeq2SeqLM)
+
+
+def llama() -> Case:
+    config = LlamaConfig(**SMALL, intermediate_size=32, vocab_size=VOCABULARY, **TOKENS)
+    base = LlamaForCausalLM(config)  # its output layer is a tensor of its own, and is merged too
+    experts = [_copy(LlamaForCausalLM, config, base, i) for i in range(2)]
+    return Case("generator", base, experts, AutoModelForCausalLM)
+
+
+def gpt2() -> Case:
+    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, vocab_size=VOCABULARY)
+    config.update(TOKENS)
+    base = GPT2LMHeadModel(config)  # output layer tied to the embedding
+    experts = [_copy(GPT2LMHeadModel, config, base, i) for i in range(2)]
+    return Case("generator", base, experts, AutoModelForCausalLM)
+
+
+def _experts(
+    cls: type, config: object, base: PreTrainedModel, prefix: str
+) -> list[PreTrainedModel]:
+    config.update(LABELS)  # type: ignore[attr-defined]
+    found = []
+    for seed in range(2):
+        model = cls(config)
+        getattr(model, prefix).load_state_dict(base.state_dict(), strict=False)
+        found.append(moved(model, seed))
+    return found
+
+
+def _copy(cls: type, config: object, base: PreTrainedModel, seed: int) -> PreTrainedModel:
+    model = cls(config)
+    model.load_state_dict(base.state_dict())
+    return moved(model, seed)
+
+
+CASES = [vit, dinov2, gpt2_classifier, t5, llama, gpt2]
+TABLES = {
+    "image-classifier": image_table,
+    "generator": generation_table,
+    "text-classifier": lambda seed: text_table(seed).assign(
+        label=lambda t: t["label"].str[-1:].astype(int)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_kind_goes_the_whole_way(
+    case: type[Case], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    made = case()
+    base = tmp_path / "base"
+    made.base.to(dtype).save_pretrained(base, max_shard_size="20KB")
+    if made.kind == "image-classifier":
+        ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(base)
+    else:
+        write_tokenizer(base)
+    experts = []
+    for number, model in enumerate(made.experts):
+        directory = tmp_path / f"expert-{number}"
+        save_expert(model.to(dtype), directory, TABLES[made.kind](number))
+        assert check_expert(base, directory, made.kind) == ()
+        experts.append(open_expert(f"task-{number}", directory, made.kind))
+    settings = MergeSettings(steps=8, batch_size=64, learning_rate=0.05)
+    learned = learn_coefficients(
+        base, experts, made.kind, settings, work=tmp_path / "work", device=CPU
+    )
+    losses = [sum(record.losses.values()) for record in learned.history[1:]]
+    assert losses[-1] < losses[0]
+    out = tmp_path / "out"
+    materialise(base, experts, made.kind, learned.coefficients, learned.heads, out)
+    verify(base, experts, made.kind, out)
+    original, merged = Checkpoint.open(base), Checkpoint.open(out / "model")
+    assert {n: (i.shape, i.dtype) for n, i in original.tensors.items()} == {
+        n: (i.shape, i.dtype) for n, i in merged.tensors.items()
+    }
+    loaded = made.loader.from_pretrained(out / "model")
+    assert all(bool(torch.isfinite(p).all()) for p in loaded.parameters())
+    gate = experts[0].split.gate
+    outcomes = evaluate(out / "model", out / "heads/task-0", gate, CPU)
+    assert outcomes.keys == gate.keys
+
+
+def test_tied_weights_stay_tied(tmp_path: Path) -> None:
+    made = gpt2()
+    made.base.save_pretrained(tmp_path / "base")
+    write_tokenizer(tmp_path / "base")
+    directory = save_expert(made.experts[0], tmp_path / "expert", generation_table(0))
+    expert = open_expert("task", directory, "generator")
+    settings = MergeSettings(steps=2, batch_size=2)
+    learned = learn_coefficients(
+        tmp_path / "base", [expert], "generator", settings, work=tmp_path / "w", device=CPU
+    )
+    assert "lm_head.weight" not in learned.coefficients.values
+    assert "wte.weight" in learned.coefficients.values
+    heads = {"task": expert.head}
+    materialise(
+        tmp_path / "base", [expert], "generator", learned.coefficients, heads, tmp_path / "out"
+    )
+    assert "lm_head.weight" not in load_file(tmp_path / "out/model/model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out/model")
+    assert model.lm_head.weight is model.transformer.wte.weight
+    config = json.loads((tmp_path / "out/heads/task/config.json").read_text())
+    assert config["model_type"] == "gpt2"
