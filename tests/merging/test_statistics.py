@@ -96,6 +96,25 @@ def test_the_bound_is_above_the_margin_exactly_when_the_test_rejects(counts, mar
         assert (interval.lower > -margin) == (statistic > norm.ppf(0.95))
 
 
+@given(paired_counts(), st.floats(0.005, 0.4))
+def test_one_more_right_answer_is_never_held_against_a_candidate(counts, margin):
+    wins, losses, n = map(float, counts)
+    before = tango_statistic(wins, losses, n, -margin)
+    if wins + losses < n:
+        assert tango_statistic(wins + 1, losses, n, -margin) > before
+    if losses > 0:
+        assert tango_statistic(wins, losses - 1, n, -margin) > before
+
+
+@pytest.mark.parametrize(("n", "disagreement"), [(100, 0.08), (500, 0.08), (500, 0.3)])
+def test_a_loss_of_the_margin_passes_no_more_often_than_promised(n, disagreement):
+    margin, draws = 0.03, 100_000
+    cells = [(disagreement - margin) / 2, (disagreement + margin) / 2, 1 - disagreement]
+    counts = np.random.default_rng(1).multinomial(n, cells, size=draws).astype(float)
+    passed = tango_statistic(counts[:, 0], counts[:, 1], float(n), -margin) > norm.ppf(0.95)
+    assert passed.mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / draws)
+
+
 @given(paired_counts())
 def test_more_confidence_gives_a_lower_bound_that_is_lower(counts):
     assert tango_interval(*counts, 0.99).lower <= tango_interval(*counts, 0.9).lower
