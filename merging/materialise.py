@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -42,14 +42,30 @@ def materialise(
         InvalidInput: The coefficients belong to other experts or tensors.
     """
     _check(base, experts, coefficients)
+    source = Checkpoint.open(base)
+    merged = _merger(source, experts, kind, coefficients)
+    chosen = {task: heads[task] for task in coefficients.tasks}
+    write_model(source, kind, merged, chosen, out, coefficients)
+
+
+def write_model(
+    base: Checkpoint,
+    kind: ModelKind,
+    merged: Callable[[str], Tensor],
+    heads: Mapping[str, Head],
+    out: Path,
+    coefficients: Coefficients | None = None,
+) -> None:
+    """Writes a model directory whose backbone tensors are `merged(canonical name)`."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        _write_backbone(base, experts, kind, coefficients, beside / "model")
-        for task in coefficients.tasks:
-            heads[task].save(beside / "heads" / task)
-        coefficients.save(beside / COEFFICIENTS)
+        _write_backbone(base, kind, merged, beside / "model")
+        for task, head in heads.items():
+            head.save(beside / "heads" / task)
+        if coefficients is not None:
+            coefficients.save(beside / COEFFICIENTS)
         beside.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
@@ -68,7 +84,8 @@ def verify(base: Path, experts: Sequence[Expert], kind: ModelKind, merged: Path)
     with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".verify.") as folder:
         again = Path(folder) / "model"
         _check(base, experts, coefficients)
-        _write_backbone(base, experts, kind, coefficients, again)
+        source = Checkpoint.open(base)
+        _write_backbone(source, kind, _merger(source, experts, kind, coefficients), again)
         for path in sorted(again.iterdir()):
             found = merged / "model" / path.name
             if not found.is_file() or digest_file(found) != digest_file(path):
@@ -95,29 +112,29 @@ def merged_tensor(
     return total.to(original.dtype)
 
 
+def _merger(
+    base: Checkpoint, experts: Sequence[Expert], kind: ModelKind, coefficients: Coefficients
+) -> Callable[[str], Tensor]:
+    sources = [source_of(base, expert, kind) for expert in experts]
+
+    def merged(name: str) -> Tensor:
+        if name not in coefficients.values:
+            return base.read(name)
+        return merged_tensor(base, sources, coefficients.values[name], name)
+
+    return merged
+
+
 def _write_backbone(
-    base: Path,
-    experts: Sequence[Expert],
-    kind: ModelKind,
-    coefficients: Coefficients,
-    out: Path,
+    source: Checkpoint, kind: ModelKind, merged: Callable[[str], Tensor], out: Path
 ) -> None:
-    source = Checkpoint.open(base)
-    sources = [source_of(source, expert, kind) for expert in experts]
     names = {source.tensors[name].key: name for name in backbone_names(source, kind)}
     specs = {
         key: Spec(source.tensors[name].shape, source.tensors[name].dtype)
         for key, name in names.items()
     }
-
-    def read(key: str) -> Tensor:
-        name = names[key]
-        if name not in coefficients.values:
-            return source.read(name)
-        return merged_tensor(source, sources, coefficients.values[name], name)
-
     out.mkdir(parents=True)
-    for path in sorted(base.iterdir()):
+    for path in sorted(source.directory.iterdir()):
         if path.suffix in COMPANIONS and path.is_file() and not path.name.endswith(".index.json"):
             shutil.copyfile(path, out / path.name)
     shards = list(_shards(specs))
@@ -125,7 +142,7 @@ def _write_backbone(
     for number, shard in enumerate(shards, 1):
         part = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
         file = f"model{part}.safetensors"
-        write_tensors(out / file, shard, read)
+        write_tensors(out / file, shard, lambda key: merged(names[key]))
         index.update(dict.fromkeys(shard, file))
     if len(shards) > 1:
         size = sum(spec.nbytes for spec in specs.values())
