@@ -16,7 +16,10 @@ import tiny
 
 from infra.settings import Settings
 
-FAMILY_NAMES = tuple(f"tiny-{i}" for i in range(12))
+SERVED = "tiny-served"
+"""The one family that the receiver knows: its flows are started by webhooks, in the worker."""
+CALLED = tuple(f"tiny-{i}" for i in range(12))
+"""Families whose flows the tests call themselves; no webhook interferes."""
 _STEPS = 40
 
 
@@ -34,25 +37,33 @@ def _family(name: str, promotion: str) -> dict:
     }
 
 
+def _write_families(folder: Path, families: dict[str, str]) -> Path:
+    folder.mkdir()
+    for name, promotion in families.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(_family(name, promotion)))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Every server of the embedded stack, with families of its own."""
     from infra.stack import start_stack, stop_stack
+    from infra.stack.orchestration import create_family_limits
 
     root = tmp_path_factory.mktemp("stack")
-    families = root / "families"
-    families.mkdir()
-    for name in FAMILY_NAMES:
-        (families / f"{name}.yaml").write_text(yaml.safe_dump(_family(name, "auto")))
-        review = _family(f"{name}-review", "review")
-        (families / f"{name}-review.yaml").write_text(yaml.safe_dump(review))
+    served = _write_families(root / "served", {SERVED: "auto"})
+    called = {name: "auto" for name in CALLED} | {f"{name}-review": "review" for name in CALLED}
+    everything = _write_families(root / "all", {SERVED: "auto", **called})
     before = dict(os.environ)
     os.environ["SUPERMERGE_STATE_DIR"] = str(root / "state")
-    os.environ["SUPERMERGE_FAMILIES_DIR"] = str(families)
+    os.environ["SUPERMERGE_FAMILIES_DIR"] = str(served)
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         settings = start_stack(root / "state")
+        os.environ["SUPERMERGE_FAMILIES_DIR"] = str(everything)
+        settings = Settings.load()
         settings.apply()
+        create_family_limits(settings)
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
         with temporary_settings({PREFECT_API_URL: settings.prefect_api}):
@@ -94,7 +105,15 @@ def _base_in_store(stack: Settings, base: Path) -> None:
         store.upload(path, S3Uri("supermerge", "bases/tiny") / path.name)
 
 
-_unused = iter(FAMILY_NAMES)
+_unused = iter(CALLED)
+
+
+@pytest.fixture
+def served_queue(stack: Settings, _base_in_store: None):  # type: ignore[no-untyped-def]
+    """The queue of the family whose flows start by webhook."""
+    from infra.queue import MergeQueue
+
+    return MergeQueue.open(SERVED, stack)
 
 
 @pytest.fixture

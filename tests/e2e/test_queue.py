@@ -36,16 +36,16 @@ def ask(queue, task):
     return [answer["scores"] for answer in model.predict({"task": task, "inputs": texts})]
 
 
-def test_an_expert_registered_through_mlflow_alone_is_promoted(queue, expert, land):
-    landed = land(queue, "weather", expert("weather"))
+def test_an_expert_registered_through_mlflow_alone_is_promoted(served_queue, expert, land):
+    landed = land(served_queue, "weather", expert("weather"))
 
-    settled = wait_until_settled(queue, landed)
+    settled = wait_until_settled(served_queue, landed)
 
     assert settled.status == "merged", settled.reason
-    newest = queue.promotions.newest()
+    newest = served_queue.promotions.newest()
     assert (newest.sequence, newest.action) == (1, "promote")
-    assert queue.registry.aliases(queue.name) == {"champion": newest.version}
-    wet, dry = ask(queue, "weather")
+    assert served_queue.registry.aliases(served_queue.name) == {"champion": newest.version}
+    wet, dry = ask(served_queue, "weather")
     assert wet["side-0"] > 0.5 > dry["side-0"]
 
 
