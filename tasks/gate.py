@@ -27,6 +27,5 @@ def judge(
     report = decide(queue.family.gate, scores, attempts=attempts)
     contract = check_gate_report(report, [member.task for member in build.members])
     if not contract.passed:
-        faults = {"verdict": "failed", "reasons": contract.sentences}
-        report = report.model_copy(update=faults)
+        report = report.overruled(contract.sentences)
     return report, contract

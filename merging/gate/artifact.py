@@ -75,8 +75,8 @@ def check_latency(candidate: Sequence[float], champion: Sequence[float], factor:
 
 def _artifact(holds: bool, sentence: str, complaint: str) -> Check:
     if holds:
-        return Check(name="artifact", verdict="passed", sentence=f"{sentence}.")
-    return Check(name="artifact", verdict="failed", sentence=complaint)
+        return Check(name="candidate", verdict="passed", sentence=f"{sentence}.")
+    return Check(name="candidate", verdict="failed", sentence=complaint)
 
 
 def _some(names: Sequence[str]) -> str:

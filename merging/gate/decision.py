@@ -56,7 +56,7 @@ def decide(
     scores: Sequence[TaskScores],
     *,
     attempts: int = 1,
-    artifact: Sequence[Check] = (),
+    checks: Sequence[Check] = (),
 ) -> GateReport:
     """Decides on one candidate.
 
@@ -66,7 +66,7 @@ def decide(
         attempts: How many candidates may be judged on these gate examples for one arrival (the
             rungs of the ladder). Each bound gets 1/attempts of the error rate (Bonferroni), so that
             trying again does not make a wrong promotion likelier.
-        artifact: What was found about the candidate's files (`merging.gate.artifact`).
+        checks: What was found about the candidate's files (`merging.gate.artifact`).
     """
     confidence = _shared_confidence(policy, attempts)
     repeated = {task for task, count in Counter(s.task for s in scores).items() if count > 1}
@@ -76,14 +76,14 @@ def decide(
         else _undecidable(policy, s, confidence, fault)
         for s in scores
     )
-    verdict = overall(decisions, artifact)
+    verdict = overall(decisions, checks)
     return GateReport(
         verdict=verdict,
         tasks=decisions,
-        reasons=_reasons(verdict, decisions, artifact),
+        reasons=_reasons(verdict, decisions, checks),
         policy=policy.model_dump(mode="json"),
         attempts=attempts,
-        artifact=tuple(artifact),
+        checks=tuple(checks),
         warnings=_warnings(policy, scores),
     )
 
@@ -220,11 +220,11 @@ def _score(interval: Interval) -> Score:
 
 
 def _reasons(
-    verdict: Verdict, decisions: Sequence[TaskDecision], artifact: Sequence[Check]
+    verdict: Verdict, decisions: Sequence[TaskDecision], whole: Sequence[Check]
 ) -> tuple[str, ...]:
     if not decisions:
         return ("No task was scored, so nothing is shown. Evaluate the candidate on every task.",)
-    checks = [*artifact, *(check for decision in decisions for check in decision.checks)]
+    checks = [*whole, *(check for decision in decisions for check in decision.checks)]
     if verdict == "passed":
         shown = ("not-worse", "retention")
         return tuple(check.sentence for check in checks if check.name in shown)

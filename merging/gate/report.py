@@ -34,7 +34,7 @@ class Score(_Value):
 class Check(_Value):
     """One condition of the gate: what it found, and a sentence that says so and what to try."""
 
-    name: Literal["evidence", "expert-gain", "not-worse", "retention", "artifact"]
+    name: Literal["evidence", "expert-gain", "not-worse", "retention", "candidate"]
     verdict: Verdict
     sentence: str
 
@@ -114,12 +114,12 @@ class GateReport(_Value):
     """The decision on one candidate.
 
     Attributes:
-        verdict: `passed` only when every task and every check of the artifact passed.
+        verdict: `passed` only when every task and every check passed.
         tasks: One decision per task.
         reasons: Plain sentences: why it did not pass and what to try; on a pass, what was shown.
         policy: The policy as it was applied, as plain values.
         attempts: Candidates of one arrival that share these gate examples and the error rate.
-        artifact: Conditions on the candidate's files.
+        checks: Conditions on the candidate as a whole: its files, this report itself.
         warnings: Sentences that change no verdict.
     """
 
@@ -128,14 +128,24 @@ class GateReport(_Value):
     reasons: tuple[str, ...] = Field(min_length=1)
     policy: dict[str, Any]
     attempts: int = 1
-    artifact: tuple[Check, ...] = ()
+    checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _verdict_follows_from_parts(self) -> Self:
-        if self.verdict != overall(self.tasks, self.artifact):
+        if self.verdict != overall(self.tasks, self.checks):
             raise ValueError(f"the report is {self.verdict}, which is not the worst of its parts")
         return self
+
+    def overruled(self, sentences: Sequence[str]) -> GateReport:
+        """The same report, failed for what these sentences say."""
+        failed = (Check(name="candidate", verdict="failed", sentence=s) for s in sentences)
+        changes = {
+            "verdict": "failed",
+            "checks": (*self.checks, *failed),
+            "reasons": (*sentences, *(self.reasons if self.verdict != "passed" else ())),
+        }
+        return GateReport.model_validate(self.model_dump() | changes)
 
     def rows(self) -> list[dict[str, Any]]:
         """The gate report table, a row per task."""
@@ -162,10 +172,10 @@ class GateReport(_Value):
             ) from error
 
 
-def overall(tasks: Sequence[TaskDecision], artifact: Sequence[Check]) -> Verdict:
+def overall(tasks: Sequence[TaskDecision], checks: Sequence[Check]) -> Verdict:
     """The verdict on a candidate; without a task there is nothing that could pass."""
     decided = worst(*(decision.verdict for decision in tasks))
-    return worst(decided, *(check.verdict for check in artifact))
+    return worst(decided, *(check.verdict for check in checks))
 
 
 def worst(*verdicts: Verdict) -> Verdict:

@@ -222,16 +222,16 @@ def test_any_answers_give_a_report_that_survives_json(table):
 
 
 def test_a_broken_artifact_fails_whatever_it_answers(scores):
-    broken = Check(name="artifact", verdict="failed", sentence="Weights are not finite.")
-    report = decide(POLICY, [scores()], artifact=[broken])
+    broken = Check(name="candidate", verdict="failed", sentence="Weights are not finite.")
+    report = decide(POLICY, [scores()], checks=[broken])
     assert report.verdict == "failed"
     assert report.reasons == ("Weights are not finite.",)
     assert GateReport.from_json(report.to_json()) == report
 
 
 def test_a_sound_artifact_alone_passes_nothing():
-    sound = Check(name="artifact", verdict="passed", sentence="Every weight is finite.")
-    assert decide(POLICY, [], artifact=[sound]).verdict == "failed"
+    sound = Check(name="candidate", verdict="passed", sentence="Every weight is finite.")
+    assert decide(POLICY, [], checks=[sound]).verdict == "failed"
 
 
 def test_worn_gate_examples_are_a_warning(scores):
@@ -240,3 +240,10 @@ def test_worn_gate_examples_are_a_warning(scores):
     report = decide(policy, [dataclasses.replace(scores(), earlier_decisions=10)])
     assert report.verdict == "passed"
     assert "decision 11 on the same gate examples" in report.warnings[0]
+
+
+def test_a_report_can_be_overruled_and_still_survives_json(scores):
+    report = decide(POLICY, [scores()]).overruled(["Its table has no row for tweets."])
+    assert report.verdict == "failed"
+    assert report.reasons == ("Its table has no row for tweets.",)
+    assert GateReport.from_json(report.to_json()) == report
