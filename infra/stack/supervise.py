@@ -26,6 +26,8 @@ from merging.errors import Unavailable
 
 # Start times of one process as read twice differ by rounding and by clock corrections, in seconds.
 SAME_START = 2.0
+# How long a part that runs may be too busy to answer before it counts as hung, in seconds.
+PATIENCE = 30.0
 LOG_LINES_SHOWN = 15
 LOG_BYTES_KEPT = 10 * 1024**2
 
@@ -65,19 +67,24 @@ class Record:
     started: float
     fingerprint: str
 
-    def processes(self) -> list[psutil.Process]:
-        """The living processes of this part; [] when they ended or the process id is another's."""
-        try:
-            leader = psutil.Process(self.pid)
-            if abs(leader.create_time() - self.started) > SAME_START:
-                return []
-        except psutil.NoSuchProcess:
-            pass  # what it forked may live on; the system gives no new process the id meanwhile
-        return [process for process in psutil.process_iter() if _in_session(process, self.pid)]
-
     def leads(self) -> bool:
         """Whether the process that was started itself still runs."""
-        return any(process.pid == self.pid for process in self.processes())
+        try:
+            leader = psutil.Process(self.pid)
+            return self._is_mine(leader) and leader.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def processes(self) -> list[psutil.Process]:
+        """The living processes of this part; [] when they ended or the process id is another's."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not self._is_mine(psutil.Process(self.pid)):
+                return []
+        # Without its leader a session lives on, and the system gives no new process its id.
+        return [process for process in psutil.process_iter() if _in_session(process, self.pid)]
+
+    def _is_mine(self, leader: psutil.Process) -> bool:
+        return abs(leader.create_time() - self.started) < SAME_START
 
 
 @dataclass(frozen=True)
@@ -117,23 +124,20 @@ class Supervisor:
         up = pid is not None and part.is_healthy()
         return PartStatus(part.title, part.address, up, pid, self.log_of(part.name))
 
-    def is_up(self, part: Part) -> bool:
-        """Whether the part runs as it would be started now, and answers."""
-        record = self.record_of(part.name)
-        return (
-            record is not None
-            and record.fingerprint == part.fingerprint
-            and record.leads()
-            and part.is_healthy()
-        )
-
     def ensure(self, part: Part) -> bool:
         """Starts the part and waits until it answers, unless it is up; says whether it started it.
+
+        A part that runs but was started differently, or does not answer any more, is replaced.
 
         Raises:
             Unavailable: The part ended or did not answer in time; carries the end of its log.
         """
-        if self.is_up(part):
+        record = self.record_of(part.name)
+        if (
+            record is not None
+            and record.fingerprint == part.fingerprint
+            and _wait_until_healthy(part, record, PATIENCE)
+        ):
             return False
         self.stop(part.name)
         if not is_free(part.port):
@@ -142,8 +146,12 @@ class Supervisor:
                 "that program, or run `supermerge down` and change `first_port` in "
                 f"{state_file(self.state_dir)}."
             )
-        self._start(part)
-        self._wait_until_healthy(part)
+        record = self._start(part)
+        if not _wait_until_healthy(part, record, part.start_timeout):
+            ended = not record.leads()
+            self.stop(part.name)
+            what = "it ended" if ended else f"no answer within {part.start_timeout:.0f} s"
+            raise self._did_not_come_up(part, what)
         return True
 
     def stop(self, name: str, patience: float = 15.0) -> bool:
@@ -163,7 +171,7 @@ class Supervisor:
         (self.records / f"{name}.json").unlink()
         return bool(processes)
 
-    def _start(self, part: Part) -> None:
+    def _start(self, part: Part) -> Record:
         log = self.log_of(part.name)
         private_folder(self.logs)
         private_folder(self.records)
@@ -181,18 +189,7 @@ class Supervisor:
         _children.append(child)
         record = Record(child.pid, psutil.Process(child.pid).create_time(), part.fingerprint)
         write_private(self.records / f"{part.name}.json", json.dumps(vars(record)))
-
-    def _wait_until_healthy(self, part: Part) -> None:
-        record = self.record_of(part.name)
-        deadline = time.monotonic() + part.start_timeout
-        while time.monotonic() < deadline:
-            if record is None or not record.leads():
-                raise self._did_not_come_up(part, "it ended")
-            if part.is_healthy():
-                return
-            time.sleep(0.1)
-        self.stop(part.name)
-        raise self._did_not_come_up(part, f"no answer within {part.start_timeout:.0f} s")
+        return record
 
     def _did_not_come_up(self, part: Part, what: str) -> Unavailable:
         log = self.log_of(part.name)
@@ -202,6 +199,18 @@ class Supervisor:
             f"{part.title} at {part.address} did not come up: {what}. The end of {log}:\n{shown}\n"
             "Remove the cause and run `supermerge up` again; what is up already stays up."
         )
+
+
+def _wait_until_healthy(part: Part, record: Record, patience: float) -> bool:
+    """Whether the process answers within so many seconds; False as soon as it has ended."""
+    deadline = time.monotonic() + patience
+    while record.leads():
+        if part.is_healthy():
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return False
 
 
 def _in_session(process: psutil.Process, session: int) -> bool:

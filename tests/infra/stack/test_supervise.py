@@ -122,7 +122,7 @@ def test_a_recycled_process_id_is_left_alone(supervisor: Supervisor, part: Part)
     try:
         long_ago = facts["started"] - 3600
         record.write_text(json.dumps({**facts, "pid": stranger.pid, "started": long_ago}))
-        assert not supervisor.is_up(part)
+        assert not supervisor.status(part).up
         assert not supervisor.stop("toy")
         assert stranger.poll() is None
     finally:
