@@ -84,7 +84,8 @@ class Record:
         return [process for process in psutil.process_iter() if _in_session(process, self.pid)]
 
     def _is_mine(self, leader: psutil.Process) -> bool:
-        return abs(leader.create_time() - self.started) < SAME_START
+        started: float = leader.create_time()
+        return abs(started - self.started) < SAME_START
 
 
 @dataclass(frozen=True)
