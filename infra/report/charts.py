@@ -41,7 +41,7 @@ def _bars(
         yield svg.text(x, height - 6, f"{percent} %", "tick", "middle")
     y = 0.0
     for decision, scores in groups:
-        yield svg.text(0, y + 28, decision.task, "name")
+        yield svg.text(0, y + 28, _short(decision.task, 23), "name")
         yield svg.text(0, y + 44, f"{decision.role}, {decision.metric}", "tick")
         for index, (model, score) in enumerate(scores):
             yield from _bar(model, score, y + 14 + index * _STEP, plot)
@@ -141,7 +141,7 @@ def _forest(
     for index, row in enumerate(rows):
         y = 34 + _ROW * (index + 0.5)
         if labels:
-            yield svg.text(0, y + 4, row.task, "label")
+            yield svg.text(0, y + 4, _short(row.task, 20), "label")
         yield svg.line(place(row.limit), y - 11, place(row.limit), y + 11, "limit")
         if row.lower is not None and row.upper is not None:
             yield svg.line(place(row.lower), y, place(row.upper), y, f"range {row.verdict}")
@@ -154,3 +154,7 @@ def _forest(
 
 def _tick(value: float) -> str:
     return f"{100 * value:.3g}".replace("-", "−")
+
+
+def _short(name: str, limit: int) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"
