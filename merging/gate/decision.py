@@ -93,13 +93,15 @@ def judge_expert(
 ) -> Check:
     """Whether an expert is worth merging at all: better than the base with the expert's own head.
 
-    Needs no merged model, so it can bounce an expert before anything is learned.
+    Needs no merged model, so it can bounce an expert before anything is learned. Give the same
+    `attempts` as to `decide`, so that what passes here passes there.
     """
     fault = _fault_of_answers({"base": base, "expert": expert})
     if fault:
         return Check(name="evidence", verdict="failed", sentence=f"{task}: {fault}")
     confidence = _shared_confidence(policy, attempts)
-    return check_gain(task, compare(policy.for_task(task).metric, expert, base, confidence))
+    comparison = compare(policy.for_task(task).metric, expert, base, confidence)
+    return check_gain(task, "new", comparison)
 
 
 def _shared_confidence(policy: GatePolicy, attempts: int) -> float:
@@ -121,7 +123,7 @@ def _decide_task(policy: GatePolicy, scores: TaskScores, confidence: float) -> T
     )
     floor = rule.retention_floor(scores.role)
     checks = (
-        check_gain(scores.task, expert),
+        check_gain(scores.task, scores.role, expert),
         check_not_worse(scores.task, name, candidate, rule),
         check_retention(scores.task, kept, expert, bounds, floor, policy),
     )

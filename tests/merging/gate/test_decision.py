@@ -108,6 +108,13 @@ def test_an_expert_can_be_judged_before_anything_is_merged():
     assert judge_expert(POLICY, "reviews", base, first_right(80, 100)).verdict == "failed"
 
 
+def test_a_deployed_task_is_not_asked_again_to_prove_its_gain(scores):
+    noisy = answers([i >= 40 if i < 700 else i < 745 for i in range(1000)])
+    task = dataclasses.replace(scores(champion=704, candidate=704), expert=noisy)
+    assert decide(POLICY, [task]).verdict == "passed"
+    assert decide(POLICY, [dataclasses.replace(task, role="new")]).verdict == "inconclusive"
+
+
 def test_one_failed_task_fails_the_candidate(scores):
     report = decide(POLICY, [scores(), scores("tweets", candidate=700)])
     assert [decision.verdict for decision in report.tasks] == ["passed", "failed"]
