@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from merging.gate import GateReport, Score, TaskDecision
 
@@ -24,23 +25,45 @@ _METRICS = (
 )
 
 
+LONGEST_SUMMARY = 5_000  # characters; MLflow's column for the description of a version
+
+
 def markdown_summary(report: GateReport, link: str = "") -> str:
-    """The verdict, a row per task and the reasons, as Markdown.
+    """The verdict, the reasons and a row per task, as Markdown of bounded length.
+
+    Where many tasks make it too long, what is worst comes first and the rest is counted.
 
     Args:
         report: The decision.
         link: Address of the full report, where it has one.
     """
-    lines = [f"**{HEADLINES[report.verdict]}**", ""]
-    if report.tasks:
-        header = list(summary_rows(report)[0])
-        lines += [_row(header), _row(["---"] * len(header))]
-        lines += [_row(row.values()) for row in summary_rows(report)]
-    lines += ["", *(f"- {reason}" for reason in report.reasons)]
-    lines += [f"- Warning: {warning}" for warning in report.warnings]
-    if link:
-        lines += ["", f"[Full report]({link})"]
-    return "\n".join(lines)
+    order = ("failed", "inconclusive", "passed")
+    rows = sorted(summary_rows(report), key=lambda row: order.index(row["verdict"]))
+    header = [_row(rows[0]), _row(["---"] * len(rows[0]))] if rows else []
+    table = [_row(row.values()) for row in rows]
+    warnings = [f"- Warning: {warning}" for warning in report.warnings]
+    reasons = [f"- {reason}" for reason in report.reasons]
+    end = ["", f"[Full report]({link})"] if link else []
+    head = [f"**{HEADLINES[report.verdict]}**", "", *header]
+    room = LONGEST_SUMMARY - len("\n".join([*head, *end])) - 100  # for the two counts
+    shown_rows = _fitting(table, room)
+    room -= len("\n".join(shown_rows))
+    shown = _fitting([*reasons, *warnings], room)
+    counts = [
+        f"{missing} more {what} in the full report."
+        for missing, what in (
+            (len(table) - len(shown_rows), "tasks"),
+            (len(reasons) + len(warnings) - len(shown), "sentences"),
+        )
+        if missing
+    ]
+    return "\n".join([*head, *shown_rows, "", *shown, *counts, *end])
+
+
+def _fitting(lines: Sequence[str], room: int) -> list[str]:
+    """The first lines that take at most `room` characters, line ends counted."""
+    ends = accumulate(len(line) + 1 for line in lines)
+    return [line for line, end in zip(lines, ends, strict=True) if end <= room]
 
 
 def summary_rows(report: GateReport) -> list[dict[str, str]]:

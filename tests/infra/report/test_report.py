@@ -214,6 +214,19 @@ def test_the_markdown_has_a_row_per_task_and_the_reasons():
     assert [row["task"] for row in summary_rows(passed())] == ["reviews", "tweets"]
 
 
+@pytest.mark.parametrize("number", [1, 12, 60])
+def test_the_markdown_fits_into_mlflow_and_the_worst_comes_first(number):
+    scores = [
+        task(f"task-number-{i}", candidate=250 if i == number - 1 else 345) for i in range(number)
+    ]
+    text = markdown_summary(decide(GatePolicy(), scores), "https://example.org/report")
+    assert len(text) <= 5_000
+    rows = [line for line in text.splitlines() if line.startswith("| task-number")]
+    assert "failed" in rows[0]
+    assert text.endswith("[Full report](https://example.org/report)")
+    assert ("more tasks" in text) == (len(rows) < number)
+
+
 def test_metrics_are_flat_finite_numbers():
     metrics = gate_metrics(passed())
     assert metrics["gate/passed"] == 1.0
