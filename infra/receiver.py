@@ -22,7 +22,7 @@ from fastapi import FastAPI, HTTPException, Request, Response, status
 from pydantic import BaseModel, Field, ValidationError
 
 from infra.settings import Settings
-from infra.webhooks import mlflow_auth, verify
+from infra.webhooks import verify
 from merging.errors import InvalidInput, Refused
 
 logger = logging.getLogger("uvicorn.error")
@@ -95,7 +95,9 @@ class Receiver:
             "resource": {"prefect.resource.id": f"supermerge.family.{event.family}"},
             "payload": event.payload,
         }
-        answer = await self.client.post(f"{self.settings.prefect_api}/events", json=[body])
+        address = f"{self.settings.prefect_api}/events"
+        login = self.settings.prefect_login or httpx.USE_CLIENT_DEFAULT
+        answer = await self.client.post(address, json=[body], auth=login)
         answer.raise_for_status()
 
     def _waiting(self, family: str | None) -> Event | None:
@@ -107,7 +109,7 @@ class Receiver:
         answer = await self.client.get(
             f"{self.settings.mlflow_uri}/api/2.0/mlflow/model-versions/get",
             params={"name": data.name, "version": data.version},
-            auth=mlflow_auth(self.settings),
+            auth=self.settings.mlflow_login,
         )
         if answer.status_code == status.HTTP_404_NOT_FOUND:  # deleted meanwhile
             return None

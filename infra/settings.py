@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     mlflow_password: SecretStr | None = None
 
     prefect_api: Annotated[Url, StringConstraints(pattern=r"/api$")]
+    prefect_auth: SecretStr | None = None
+    """`name:password` where the server asks for it; the embedded one does when this is set."""
 
     receiver_url: Url | None = None
     """The receiver as MLflow reaches it; None where only the schedule starts merges."""
@@ -80,7 +82,12 @@ class Settings(BaseSettings):
         return self
 
     @field_serializer(
-        "s3_access_key", "s3_secret_key", "mlflow_password", "webhook_secret", when_used="json"
+        "s3_access_key",
+        "s3_secret_key",
+        "mlflow_password",
+        "prefect_auth",
+        "webhook_secret",
+        when_used="json",
     )
     def _reveal(self, secret: SecretStr | None, info: Any) -> str | None:
         """In clear only where asked for: `model_dump_json(context={"reveal": True})`."""
@@ -129,6 +136,21 @@ class Settings(BaseSettings):
         """The families there are: one file each."""
         return tuple(sorted(path.stem for path in self.families_dir.glob("*.yaml")))
 
+    @property
+    def mlflow_login(self) -> tuple[str, str] | None:
+        """Name and password for MLflow's REST interface, where it asks for them."""
+        if self.mlflow_username is None or self.mlflow_password is None:
+            return None
+        return self.mlflow_username, self.mlflow_password.get_secret_value()
+
+    @property
+    def prefect_login(self) -> tuple[str, str] | None:
+        """Name and password for Prefect's REST interface, where it asks for them."""
+        if self.prefect_auth is None:
+            return None
+        name, _, password = self.prefect_auth.get_secret_value().partition(":")
+        return name, password
+
     def variables(self) -> dict[str, str]:
         """The SUPERMERGE_* variables that give another process these very settings."""
         values = self.model_dump(mode="json", exclude_none=True, context={"reveal": True})
@@ -138,6 +160,7 @@ class Settings(BaseSettings):
         """The variables by which clients of MLflow, S3 and Prefect find and open the servers."""
         secrets = {
             "MLFLOW_TRACKING_PASSWORD": self.mlflow_password,
+            "PREFECT_API_AUTH_STRING": self.prefect_auth,
             "AWS_ACCESS_KEY_ID": self.s3_access_key,
             "AWS_SECRET_ACCESS_KEY": self.s3_secret_key,
         }

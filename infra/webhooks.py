@@ -45,7 +45,7 @@ def register_webhook(settings: Settings) -> None:
     }
     hooks = f"{settings.mlflow_uri}/api/2.0/mlflow/webhooks"
     try:
-        with httpx.Client(auth=mlflow_auth(settings), timeout=30) as client:
+        with httpx.Client(auth=settings.mlflow_login, timeout=30) as client:
             known = [hook for hook in _all_hooks(client, hooks) if hook["name"] == NAME]
             if known:
                 answer = client.patch(f"{hooks}/{known[0]['webhook_id']}", json=wanted)
@@ -91,13 +91,6 @@ def verify(secret: SecretStr, headers: Mapping[str, str], body: bytes, now: floa
     if not (signed_at.isdecimal() and abs(now - int(signed_at)) <= MAX_AGE):
         raise Refused(f"The message is older than {MAX_AGE} s. Check the clocks of both machines.")
     return delivery
-
-
-def mlflow_auth(settings: Settings) -> tuple[str, str] | None:
-    """Name and password for MLflow's REST interface, where it asks for them."""
-    if settings.mlflow_username is None or settings.mlflow_password is None:
-        return None
-    return settings.mlflow_username, settings.mlflow_password.get_secret_value()
 
 
 def _all_hooks(client: httpx.Client, hooks: str) -> list[dict[str, Any]]:

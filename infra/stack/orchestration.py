@@ -122,7 +122,7 @@ def _zombie_automation() -> dict[str, Any]:
 
 
 def _client(settings: Settings) -> httpx.Client:
-    return httpx.Client(base_url=settings.prefect_api, timeout=30)
+    return httpx.Client(base_url=settings.prefect_api, auth=settings.prefect_login, timeout=30)
 
 
 def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:

@@ -160,6 +160,7 @@ def mlflow(state: StackState, settings: Settings) -> Part:
 def prefect(state: StackState, settings: Settings) -> Part:
     """The server of the flows."""
     address = f"http://{HOST}:{state.prefect_port}"
+    auth = settings.prefect_auth
     return Part(
         name="prefect",
         title="Prefect",
@@ -173,6 +174,7 @@ def prefect(state: StackState, settings: Settings) -> Part:
             f"--port={state.prefect_port}",
         ),
         environment=CLIENT_DEFAULTS
+        | ({"PREFECT_SERVER_API_AUTH_STRING": auth.get_secret_value()} if auth else {})
         | {
             "PREFECT_HOME": settings.environment()["PREFECT_HOME"],
             # By default any web page that is open in a browser here may call the API.

@@ -1,0 +1,150 @@
+"""The reviewer's whole way in MLflow's own pages, in a real browser, with nothing but the mouse."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+# Seconds. Only says when to give up: a flow run starts as a process of its own.
+PATIENCE = 300
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER),
+        reason="no Chromium here: install the packages chromium and chromium-driver",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # for containers, where tests run as root
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--window-size=1500,1400",
+    ):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.implicitly_wait(60)
+    yield driver
+    driver.quit()
+
+
+class VersionPage:
+    """MLflow's page of one model version, as a person uses it."""
+
+    def __init__(self, browser: webdriver.Chrome, mlflow_uri: str, model: str, version: int):
+        self.browser = browser
+        self.address = f"{mlflow_uri}/#/models/{model}/versions/{version}"
+        self.reopen()
+
+    def reopen(self) -> None:
+        self.browser.get("about:blank")  # an address that differs after # alone loads nothing
+        self.browser.get(self.address)
+        self.find("//*[text()='Tags']")
+
+    def find(self, path: str) -> WebElement:
+        return self.browser.find_element(By.XPATH, path)
+
+    def shows(self, text: str) -> bool:
+        return text in self.browser.find_element(By.TAG_NAME, "body").text
+
+    def read_report(self) -> str:
+        """Follows the link to the run, opens its report among the artifacts and reads it."""
+        self.find("//a[contains(@href, '/runs/')]").click()
+        self.find("//*[@role='tab'][.='Artifacts']").click()
+        self.find("//*[text()='report']").click()
+        self.find("//*[text()='report.html']").click()
+        self.browser.switch_to.frame(self.find("//iframe"))
+        text = self.find("//body[.//h1]").text
+        self.browser.switch_to.default_content()
+        return text
+
+    def set_tag(self, name: str, value: str) -> None:
+        self.find("//input[@placeholder='Name']").send_keys(name)
+        self.find("//input[@placeholder='Value']").send_keys(value)
+        self.find("//input[@placeholder='Value']/following::button[.='Add'][1]").click()
+        self.find(f"//tr[contains(., '{name}')] | //*[@role='row'][contains(., '{name}')]")
+
+
+def merge(queue, land, expert, task: str) -> int:
+    """Lands an expert and gives the version of the candidate that waits for review."""
+    from flows.continual_merge import continual_merge
+
+    land(queue, task, expert(task))
+    continual_merge(queue.name)  # the webhook starts the same; whoever comes second finds nothing
+    (version,) = [v.version for v in queue.registry.merged(queue.name) if v.status == "candidate"]
+    return version
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1)
+    return True
+
+
+def champion(queue) -> int | None:
+    aliases = queue.registry.client.get_registered_model(queue.name).aliases
+    return int(aliases["champion"]) if "champion" in aliases else None
+
+
+def test_a_reviewer_reads_the_report_and_approves_in_mlflow(
+    stack, review_queue, expert, land, browser
+) -> None:
+    version = merge(review_queue, land, expert, "weather")
+    page = VersionPage(browser, stack.mlflow_uri, review_queue.name, version)
+    assert page.shows("this candidate may replace the deployed model")
+    assert "weather" in page.read_report()
+    assert champion(review_queue) is None
+
+    page.reopen()
+    page.set_tag("approval_status", "approved")
+
+    assert eventually(lambda: champion(review_queue) == version)
+    page.reopen()
+    page.find("//*[contains(text(), 'champion')]")
+    page.find("//*[contains(text(), 'Promoted (1)')]")
+
+    # Meanwhile something else is deployed: what was built on the first promotion is stale.
+    second = merge(review_queue, land, expert, "food")
+    newest = review_queue.promotions.newest()
+    review_queue.promotions.append(
+        newest,
+        version=newest.version,
+        location=newest.location,
+        manifest_sha256=newest.manifest_sha256,
+        action="promote",
+        decided_by="another run",
+        reason="meanwhile",
+        run_id="another",
+        time=datetime.now(UTC),
+    )
+    page = VersionPage(browser, stack.mlflow_uri, review_queue.name, second)
+    page.set_tag("approval_status", "approved")
+
+    def is_refused() -> bool:
+        page.reopen()
+        return "Refused: " in browser.page_source
+
+    assert eventually(is_refused)
+    page.find("//*[contains(text(), 'the deployed model has changed')]")
+    assert champion(review_queue) == version
