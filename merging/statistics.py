@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 Floats = npt.NDArray[np.float64]
 Number = TypeVar("Number", float, Floats)
 
 # A margin is called decidable when a model that is truly as good passes it this often.
 POWER = 0.8
+
+
+def quantile(confidence: float) -> float:
+    """The standard normal quantile."""
+    return NormalDist().inv_cdf(confidence)
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,16 @@ def tango_interval(wins: int, losses: int, n: int, confidence: float) -> Interva
 def _tango_lower(wins: int, losses: int, n: int, confidence: float) -> float:
     if losses == n:
         return -1.0
-    z = norm.ppf(confidence)
-    # The statistic falls from +inf at -1 to 0 at the estimate (or at its limit when that is 1).
-    above = min((wins - losses) / n, 1 - 1e-12)
-
-    def excess(difference: float) -> float:
-        return float(tango_statistic(float(wins), float(losses), float(n), difference)) - z
-
-    return float(brentq(excess, -1 + 1e-12, above, xtol=1e-12))
+    z = quantile(confidence)
+    # The statistic falls from +inf at -1 to 0 at the estimate, so z lies between them.
+    low, high = -1.0, (wins - losses) / n
+    for _ in range(50):  # halves an interval of at most 2: exact to 2e-15
+        middle = (low + high) / 2
+        if tango_statistic(float(wins), float(losses), float(n), middle) > z:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def fewest_examples(margin: float, confidence: float) -> int:
@@ -88,7 +94,7 @@ def fewest_examples(margin: float, confidence: float) -> int:
 
     Without discordant pairs the score statistic at −margin is sqrt(n·margin / (1 − margin)).
     """
-    z = norm.ppf(confidence)
+    z = quantile(confidence)
     return math.floor(z**2 * (1 - margin) / margin) + 1
 
 
@@ -108,7 +114,7 @@ def examples_needed(discordance: float, margin: float, confidence: float) -> int
     c = half * margin * (1 + margin)
     loss_share = (math.sqrt(b**2 - 8 * c) - b) / 4
     under_hypothesis = math.sqrt(2 * loss_share - margin * (1 + margin))
-    reach = norm.ppf(confidence) * under_hypothesis + norm.ppf(POWER) * math.sqrt(discordance)
+    reach = quantile(confidence) * under_hypothesis + quantile(POWER) * math.sqrt(discordance)
     return max(math.ceil((reach / margin) ** 2), fewest_examples(margin, confidence))
 
 
@@ -116,7 +122,7 @@ def wilson_interval(successes: int, n: int, confidence: float) -> Interval:
     """Bounds of one proportion (Wilson, JASA 22:209-212, 1927)."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"not the counts of a proportion: {successes=}, {n=}")
-    z = norm.ppf(confidence)
+    z = quantile(confidence)
     share = successes / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
@@ -140,7 +146,7 @@ def retention_interval(
     Returns:
         None when the gain itself is not shown to be positive: then no ratio is excluded.
     """
-    z2 = norm.ppf(confidence) ** 2
+    z2 = quantile(confidence) ** 2
     a = gain**2 - z2 * covariance[1, 1]
     if gain <= 0 or a <= 0:
         return None
