@@ -75,33 +75,10 @@ class _Row:
 
 def limits_chart(report: GateReport) -> Markup:
     """Difference to the reference against the margin, and gain kept against its floor."""
-    differences = [
-        _Row(
-            d.task,
-            _verdict(d, "not-worse"),
-            d.difference,
-            d.difference_lower,
-            d.difference_upper,
-            -d.margin,
-            f"{points(d.difference)}  (at worst {points(d.difference_lower)})",
-        )
-        for d in report.tasks
-        if d.difference is not None
-    ]
-    retentions = [
-        _Row(
-            d.task,
-            _verdict(d, "retention"),
-            d.retention,
-            d.retention_lower,
-            d.retention_upper,
-            d.retention_floor,
-            share(d.retention, digits=0),
-        )
-        for d in report.tasks
-        if d.retention is not None
-    ]
-    height = 34 + _ROW * max(len(differences), len(retentions), 1) + 26
+    decided = [d for d in report.tasks if d.difference is not None]
+    differences = [_difference(d) for d in decided]
+    retentions = [_retention(d) for d in decided]
+    height = 34 + _ROW * len(decided) + 26
     parts = [
         *_forest(differences, 150, 300, "Difference in points", [0.0], labels=True),
         *_forest(retentions, 630, 230, "Gain that is kept, in percent", [0.0, 1.0]),
@@ -109,12 +86,30 @@ def limits_chart(report: GateReport) -> Markup:
     return svg.figure(_WIDTH, height, parts, "Each number against its limit")
 
 
+def _difference(d: TaskDecision) -> _Row:
+    assert d.difference is not None
+    words = f"{points(d.difference)}  (at worst {points(d.difference_lower)})"
+    verdict = _verdict(d, "not-worse")
+    return _Row(
+        d.task, verdict, d.difference, d.difference_lower, d.difference_upper, -d.margin, words
+    )
+
+
+def _retention(d: TaskDecision) -> _Row | None:
+    """None where the expert gains nothing, so that there is nothing to keep."""
+    if d.retention is None:
+        return None
+    words = share(d.retention, digits=0)
+    verdict, floor = _verdict(d, "retention"), d.retention_floor
+    return _Row(d.task, verdict, d.retention, d.retention_lower, d.retention_upper, floor, words)
+
+
 def _verdict(decision: TaskDecision, name: str) -> str:
     return next((c.verdict for c in decision.checks if c.name == name), "failed")
 
 
 def _forest(
-    rows: Sequence[_Row],
+    rows: Sequence[_Row | None],
     left: float,
     plot: float,
     heading: str,
@@ -122,11 +117,13 @@ def _forest(
     *,
     labels: bool = False,
 ) -> Iterator[Markup]:
-    if not rows:
+    """Dots and lines on one scale; what lies far outside is drawn at its edge."""
+    shown = [row for row in rows if row is not None]
+    if not shown:
         return
-    ends = [*marks, *(row.limit for row in rows), *(row.value for row in rows)]
-    bounds = [b for row in rows for b in (row.lower, row.upper) if b is not None]
-    ends += [min(max(bound, -0.5), 1.5) for bound in bounds]
+    ends = [*marks, *(row.limit for row in shown)]
+    numbers = [x for row in shown for x in (row.value, row.lower, row.upper) if x is not None]
+    ends += [min(max(x, -0.5), 1.5) for x in numbers]
     pad = 0.06 * (max(ends) - min(ends))
     low, high = min(ends) - pad, max(ends) + pad
 
@@ -139,6 +136,8 @@ def _forest(
         yield svg.line(place(mark), 26, place(mark), bottom, "zero")
         yield svg.text(place(mark), bottom + 16, _tick(mark), "tick", "middle")
     for index, row in enumerate(rows):
+        if row is None:
+            continue
         y = 34 + _ROW * (index + 0.5)
         if labels:
             yield svg.text(0, y + 4, _short(row.task, 20), "label")
@@ -147,9 +146,9 @@ def _forest(
             yield svg.line(place(row.lower), y, place(row.upper), y, f"range {row.verdict}")
         yield svg.circle(place(row.value), y, 4.5, f"dot {row.verdict}", title=row.words)
         yield svg.text(left + plot + 8, y + 4, row.words, "value")
-    limits = sorted({row.limit for row in rows})
+    limits = {row.limit for row in shown}
     if len(limits) == 1:
-        yield svg.text(place(limits[0]), bottom + 16, _tick(limits[0]), "tick", "middle")
+        yield svg.text(place(*limits), bottom + 16, _tick(*limits), "tick", "middle")
 
 
 def _tick(value: float) -> str:

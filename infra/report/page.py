@@ -120,7 +120,9 @@ def _tiles(inputs: ReportInputs) -> list[tuple[str, str]]:
     """Key figures: a value and what it is."""
     tasks = inputs.report.tasks
     tiles = []
-    if kept := [d.retention for d in tasks if d.retention is not None]:
+    # Without bounds the expert's gain may be noise, and a share of noise says nothing.
+    shown = [d for d in tasks if d.retention_lower is not None]
+    if kept := [d.retention for d in shown if d.retention is not None]:
         tiles.append((share(sum(kept) / len(kept), 0), "of the experts' gains kept, on average"))
     old = [d for d in tasks if d.role == "old" and d.difference is not None]
     if old:

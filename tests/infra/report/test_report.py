@@ -198,6 +198,18 @@ def test_a_report_renders_with_nothing_but_the_decision(scores, headline, tmp_pa
     assert markdown_summary(report)
 
 
+def test_numbers_stay_beside_their_task_where_an_expert_gains_nothing(tmp_path):
+    useless = TaskScores(
+        "useless", "new", model(350), model(340), model(345), model(350), frozenset()
+    )
+    report = decide(GatePolicy(), [useless, task()])
+    page = render_report(ReportInputs(report=report, family="demo"), tmp_path).read_text()
+    chart = page[page.index('aria-label="Each number') :]
+    height = re.search(r'y="([0-9.]+)" class="label" text-anchor="start">reviews<', chart)[1]
+    kept = f"{100 * report.tasks[1].retention:.0f} %"
+    assert f'y="{height}" class="value" text-anchor="start">{kept}<' in chart
+
+
 def test_flips_come_with_their_content_and_label_names():
     examples = Examples("text-classifier", ("one", "two"), (0, 1), ("k1", "k2"), ("bad", "good"))
     before = Outcomes(("k1", "k2"), (0, 1), (0, 1))
