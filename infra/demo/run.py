@@ -9,7 +9,7 @@ registers them in MLflow and watches what the flow does, which MLflow's webhook 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ CACHE = PROJECT / ".cache"
 _SETTLED = {"merged", "rejected", "held"}
 _PATIENCE = 900  # seconds for one expert, from its registration to the decision on it
 _POLL = 1.0  # seconds
+_LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _train(console: Console) -> tuple[Path, list[Path]]:
     base = build_base(CACHE)
     experts = []
     for arrival in ARRIVALS:
-        with _spinner(console, f"expert {arrival.title}") as show:
+        with _progress(console, f"expert {arrival.title}") as show:
 
             def progress(step: TrainingStep, show=show) -> None:  # type: ignore[no-untyped-def]
                 show(f"training, step {step.step} of {step.steps}, loss {step.loss:.3f}")
@@ -136,7 +137,7 @@ def _land(console: Console, queue, arrival: DemoExpert, directory: Path):  # typ
     console.print(f"Registered in MLflow as {expert.ref}; the webhook starts the flow.")
 
     deadline = time.monotonic() + _PATIENCE
-    with _spinner(console, expert.ref) as show:
+    with _progress(console, expert.ref) as show:
         from infra.demo.watch import newest_log_line
 
         while expert.status not in _SETTLED:
@@ -155,10 +156,25 @@ def _land(console: Console, queue, arrival: DemoExpert, directory: Path):  # typ
 
 
 @contextmanager
-def _spinner(console: Console, what: str) -> Iterator:  # type: ignore[type-arg]
-    """A line that shows what is going on and for how long; where there is no terminal, its end."""
+def _progress(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """A line that shows what is going on and for how long; without a terminal, one now and then."""
+    if not console.is_terminal:
+        yield _now_and_then(console, what)
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         line = progress.add_task(escape(what), total=1)
         yield lambda text: progress.update(line, description=escape(f"{what}: {text}"))
         progress.update(line, description=escape(what), completed=1)
+
+
+def _now_and_then(console: Console, what: str) -> Callable[[str], None]:
+    shown = time.monotonic()
+
+    def show(text: str) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > _LINE_EVERY:
+            shown = time.monotonic()
+            console.print(escape(f"  {what}: {text}"))
+
+    return show

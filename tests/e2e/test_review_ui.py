@@ -13,6 +13,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from infra.settings import Settings
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 # Seconds. Only says when to give up: a flow run starts as a process of its own.
@@ -44,6 +46,14 @@ def browser() -> Iterator[webdriver.Chrome]:
     driver.implicitly_wait(60)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def served_review_queue(stack: Settings, review_queue):
+    """A family whose candidates wait for a person, with the receiver listening."""
+    served = stack.families_dir.parent / "served"
+    shutil.copy(stack.families_dir / f"{review_queue.name}.yaml", served)
+    return review_queue
 
 
 class VersionPage:
@@ -108,26 +118,27 @@ def champion(queue) -> int | None:
 
 
 def test_a_reviewer_reads_the_report_and_approves_in_mlflow(
-    stack, review_queue, expert, land, browser
+    stack: Settings, served_review_queue, expert, land, browser: webdriver.Chrome
 ) -> None:
-    version = merge(review_queue, land, expert, "weather")
-    page = VersionPage(browser, stack.mlflow_uri, review_queue.name, version)
+    queue = served_review_queue
+    version = merge(queue, land, expert, "weather")
+    page = VersionPage(browser, stack.mlflow_uri, queue.name, version)
     assert page.shows("this candidate may replace the deployed model")
     assert "weather" in page.read_report()
-    assert champion(review_queue) is None
+    assert champion(queue) is None
 
     page.reopen()
     page.set_tag("approval_status", "approved")
 
-    assert eventually(lambda: champion(review_queue) == version)
+    assert eventually(lambda: champion(queue) == version)
     page.reopen()
     page.find("//*[contains(text(), 'champion')]")
     page.find("//*[contains(text(), 'Promoted (1)')]")
 
     # Meanwhile something else is deployed: what was built on the first promotion is stale.
-    second = merge(review_queue, land, expert, "food")
-    newest = review_queue.promotions.newest()
-    review_queue.promotions.append(
+    second = merge(queue, land, expert, "food")
+    newest = queue.promotions.newest()
+    queue.promotions.append(
         newest,
         version=newest.version,
         location=newest.location,
@@ -138,7 +149,7 @@ def test_a_reviewer_reads_the_report_and_approves_in_mlflow(
         run_id="another",
         time=datetime.now(UTC),
     )
-    page = VersionPage(browser, stack.mlflow_uri, review_queue.name, second)
+    page = VersionPage(browser, stack.mlflow_uri, queue.name, second)
     page.set_tag("approval_status", "approved")
 
     def is_refused() -> bool:
@@ -147,4 +158,4 @@ def test_a_reviewer_reads_the_report_and_approves_in_mlflow(
 
     assert eventually(is_refused)
     page.find("//*[contains(text(), 'the deployed model has changed')]")
-    assert champion(review_queue) == version
+    assert champion(queue) == version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -19,8 +20,11 @@ PATIENCE = 300  # seconds; only says when to give up
 
 
 @pytest.fixture
-def guarded(stack: Settings) -> Iterator[Settings]:
-    """The stack with authentication; without it again afterwards."""
+def guarded(stack: Settings, queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """The stack with authentication and the receiver listening; as it was again afterwards."""
+    served = stack.families_dir.parent / "served"
+    shutil.copy(stack.families_dir / f"{queue.name}.yaml", served)
+    monkeypatch.setenv("SUPERMERGE_FAMILIES_DIR", str(served))
     settings = start_stack(stack.state_dir, mlflow_auth=True)
     settings.apply()
     try:

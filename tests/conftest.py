@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny
-
 from infra.settings import Settings
+from tests.e2e import tiny
 
 SERVED = "tiny-served"
 """The one family that the receiver knows: its flows are started by webhooks, in the worker."""

@@ -1,0 +1,63 @@
+"""Who may import whom: flows → tasks → merging and infra; merging knows nothing of the pipeline."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FORBIDDEN = {
+    "merging": {
+        "prefect", "mlflow", "boto3", "botocore", "great_expectations", "flows", "tasks", "infra",
+    },
+    "infra": {"flows", "tasks"},
+    "tasks": {"flows"},
+    "flows": set(),
+}  # fmt: skip
+COMPOSITION_ROOT = ROOT / "infra" / "cli"
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_go_downwards_only(package):
+    for path in (ROOT / package).rglob("*.py"):
+        if COMPOSITION_ROOT in path.parents:
+            continue
+        found = {name.split(".")[0] for name in imported(path)} & FORBIDDEN[package]
+        assert not found, f"{path.relative_to(ROOT)} imports {sorted(found)}"
+
+
+def test_nothing_imports_the_command_line():
+    for package in FORBIDDEN:
+        for path in (ROOT / package).rglob("*.py"):
+            if COMPOSITION_ROOT not in path.parents:
+                assert not any(name.startswith("infra.cli") for name in imported(path)), path
+
+
+def test_great_expectations_sits_behind_one_package():
+    for package in FORBIDDEN:
+        for path in (ROOT / package).rglob("*.py"):
+            if "great_expectations" in {name.split(".")[0] for name in imported(path)}:
+                assert (ROOT / "infra" / "contracts") in path.parents
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_nothing_is_unpickled_and_no_remote_code_is_trusted(package):
+    for path in (ROOT / package).rglob("*.py"):
+        names = {name.split(".")[0] for name in imported(path)}
+        assert not names & {"pickle", "cloudpickle", "dill", "joblib"}, path
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        keywords = {keyword.arg for call in calls for keyword in call.keywords}
+        assert "trust_remote_code" not in keywords, path
+        assert "torch.load" not in {ast.unparse(call.func) for call in calls}, path
