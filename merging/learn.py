@@ -185,7 +185,7 @@ class _Merge:
             tune_heads=self.settings.tune_heads,
         )
         weights = self._weights(group, models.row_names)
-        merge = StreamedMerge(models.merged, vectors, weights)
+        merge = StreamedMerge(models.merged, vectors, weights, models.lookups)
         columns = tuple("+".join(unit.tasks) for unit in group)
         run = LearningRun(merge, columns, models, data, self.settings)
         run_key = _key(

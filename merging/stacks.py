@@ -32,6 +32,10 @@ class Part(Protocol):
         """out += Σ coefficients[i] · τi, for coefficients [k] or [k, rows]."""
         ...
 
+    def take(self, rows: Tensor) -> Part:
+        """The same for some rows (first indices) of the tensor, int64 [rows]."""
+        ...
+
 
 @dataclass(frozen=True)
 class DensePart:
@@ -71,6 +75,11 @@ class DensePart:
         by_row = by_row.expand(-1, out.shape[0]).t().unsqueeze(1)  # [rows, 1, k]
         for start, stop, tile in self._tiles(out):
             out[start:stop].view(stop - start, 1, -1).baddbmm_(by_row[start:stop], tile)
+
+    def take(self, rows: Tensor) -> DensePart:
+        """See `Part`."""
+        scales = None if self.scales is None else self.scales[:, rows]
+        return DensePart(self.columns, self.stack[:, rows], scales)
 
     def _tiles(self, like: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Rows from, rows to, and their task vectors as [rows, k, columns] in the dtype of `like`."""
@@ -116,6 +125,10 @@ class LowRankPart:
         up = self.up.to(out.dtype) * (weights if weights.ndim == 1 else weights.t())
         out.view(len(out), -1).addmm_(up, self.down.to(out.dtype))
 
+    def take(self, rows: Tensor) -> LowRankPart:
+        """See `Part`."""
+        return LowRankPart(self.columns, self.up[rows], self.down, self.owner)
+
 
 @dataclass(frozen=True)
 class ScalingPart:
@@ -152,6 +165,11 @@ class ScalingPart:
             total = coefficients.t() @ factors  # [columns] or [rows, columns]
         out.view(len(out), -1).addcmul_(base, total)
 
+    def take(self, rows: Tensor) -> ScalingPart:
+        """See `Part`."""
+        factors = self.factors[:, rows] if self.axis == 0 else self.factors
+        return ScalingPart(self.columns, factors, self.base[rows], self.axis)
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -183,3 +201,7 @@ class Stack:
         for part in self.parts:
             whole = len(part.columns) == self.num_experts
             part.add(out, coefficients if whole else coefficients[part.columns])
+
+    def take(self, rows: Tensor) -> Stack:
+        """The same for some rows (first indices) of the tensor, int64 [rows]."""
+        return Stack(self.num_experts, [part.take(rows) for part in self.parts])

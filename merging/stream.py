@@ -4,12 +4,16 @@ For θm(j) = θp(j) + Σi c(i,j) τ(i,j) the chain rule gives ∂L/∂c(i,j) = �
 runs as soon as the gradient of one merged tensor is final. In a step's last backward it takes the
 inner products with that tensor's stack, updates the coefficients, writes the new merged tensor and
 frees the gradient, so that every task vector is read while it is warm and nothing waits in memory.
+
+Of an embedding a step needs a few rows only. Their gradient is sparse, and rows are written when a
+forward pass asks for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +32,7 @@ class StreamedMerge:
         vectors: Base and task vectors of those names.
         weights: What is learned, by the same names. One object for all names is one coefficient
             per expert; it is updated at the end of a step.
+        lookups: Embeddings that are the only users of a parameter, by its name.
 
     Attributes:
         last_backward: Set before the step's last backward.
@@ -39,6 +44,7 @@ class StreamedMerge:
         parameters: Mapping[str, nn.Parameter],
         vectors: TaskVectors,
         weights: Mapping[str, TensorWeights],
+        lookups: Mapping[str, Sequence[nn.Embedding]] | None = None,
     ) -> None:
         self.parameters = parameters
         self.vectors = vectors
@@ -47,9 +53,15 @@ class StreamedMerge:
         self.step = 0
         self._shared = len({id(w) for w in weights.values()}) < len(weights)
         self._inner: list[Tensor] = []
+        self._lookups = dict(lookups or {})
         for name, parameter in parameters.items():
             parameter.register_post_accumulate_grad_hook(partial(self._gradient_is_final, name))
-        self.rebuild()
+            self._write(name, parameter)
+            self.vectors.release(name)
+        for name, embeddings in self._lookups.items():
+            for embedding in embeddings:
+                embedding.sparse = True
+                embedding.register_forward_pre_hook(partial(self._write_rows, name))
 
     def finish_step(self) -> None:
         """Updates what the hooks of the step's last backward could not."""
@@ -63,10 +75,11 @@ class StreamedMerge:
             self.rebuild()
 
     def rebuild(self) -> None:
-        """Writes every merged parameter from its coefficients."""
+        """Writes every merged parameter from its coefficients, but for rows that wait for use."""
         for name, parameter in self.parameters.items():
-            self._write(name, parameter)
-            self.vectors.release(name)
+            if name not in self._lookups:
+                self._write(name, parameter)
+                self.vectors.release(name)
 
     def coefficients(self, tasks: tuple[str, ...]) -> Coefficients:
         """The effective coefficients as they are now."""
@@ -78,10 +91,18 @@ class StreamedMerge:
 
     @torch.no_grad()
     def _take_gradient(self, name: str, parameter: Tensor) -> None:
-        assert parameter.grad is not None
+        gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None
         weights = self.weights[name]
-        inner = self.vectors.stack(name).inner(parameter.grad, rows=weights.by_row).cpu()
-        parameter.grad = None
+        stack = self.vectors.stack(name)
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            rows = gradient.indices()[0].cpu()
+            inner = stack.take(rows).inner(gradient.values(), rows=False).cpu()
+        else:
+            # Something else uses this embedding too; from here on it is a tensor like any other.
+            self._lookups.pop(name, None)
+            inner = stack.inner(gradient, rows=weights.by_row).cpu()
         if not bool(torch.isfinite(inner).all()):
             raise NonFinite(
                 f"{name}: expected finite gradients in step {self.step}, found NaN or infinity. "
@@ -91,10 +112,20 @@ class StreamedMerge:
             self._inner.append(inner)
         else:
             weights.update(inner, self.step)
-            self._write(name, parameter)
+            if name not in self._lookups:
+                self._write(name, parameter)
         self.vectors.release(name)
 
     @torch.no_grad()
     def _write(self, name: str, parameter: Tensor) -> None:
         parameter.copy_(self.vectors.base(name))
         self.vectors.stack(name).add(parameter, self.weights[name].coefficients())
+
+    @torch.no_grad()
+    def _write_rows(self, name: str, embedding: nn.Embedding, inputs: tuple[Any, ...]) -> None:
+        """Writes the rows that a forward pass is about to read."""
+        if name in self._lookups:
+            rows = inputs[0].unique().cpu()
+            values = self.vectors.base(name)[rows].to(embedding.weight)
+            self.vectors.stack(name).take(rows).add(values, self.weights[name].coefficients())
+            embedding.weight[rows] = values

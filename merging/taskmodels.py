@@ -27,6 +27,7 @@ class TaskModels:
         models: Task model by task name, without dropout.
         heads: Head parameters by task and by the name in checkpoints.
         row_names: Merged matrices whose first index is an output (not a word of a vocabulary).
+        lookups: The embeddings of each merged tensor that nothing but embeddings uses.
     """
 
     def __init__(
@@ -61,15 +62,19 @@ class TaskModels:
             model.to(device, dtype)
             self.models[head.task] = model.eval()
             self.heads[head.task] = parameters
-        embeddings = {
-            id(module.weight)
-            for model in self.models.values()
-            for module in model.modules()
-            if isinstance(module, nn.Embedding)
-        }
-        self.row_names = {
-            n for n, p in self.merged.items() if p.ndim > 1 and id(p) not in embeddings
-        }
+        users: dict[int, set[nn.Module]] = {}
+        for model in self.models.values():
+            for module in model.modules():
+                for parameter in module.parameters(recurse=False):
+                    users.setdefault(id(parameter), set()).add(module)
+        self.row_names: set[str] = set()
+        self.lookups: dict[str, list[nn.Embedding]] = {}
+        for name, parameter in self.merged.items():
+            embeddings = [m for m in users[id(parameter)] if isinstance(m, nn.Embedding)]
+            if parameter.ndim > 1 and not embeddings:
+                self.row_names.add(name)
+            elif len(embeddings) == len(users[id(parameter)]):
+                self.lookups[name] = embeddings
 
 
 def _share(

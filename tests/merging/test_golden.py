@@ -1,0 +1,58 @@
+"""Trajectories of a tiny merge, so that a change of the numbers is seen and not found later.
+
+They were recorded on the CPU with one thread; the tolerance covers other builds of torch. After a
+change that is meant to alter them: `UPDATE_GOLDEN=1 pytest tests/merging/test_golden.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from merging.experts import Expert
+from merging.learn import learn_coefficients
+from merging.settings import MergeSettings
+
+GOLDEN = Path(__file__).parent / "golden.json"
+CASES = {
+    "labels": {"objective": "labels"},
+    "experts": {"objective": "experts"},
+    "both": {"objective": "both"},
+    "entropy": {"objective": "entropy"},
+    "row": {"granularity": "row", "row_steps": 4},
+    "model": {"granularity": "model"},
+    "heads": {"tune_heads": True},
+    "without tanh": {"tanh": False},
+    "groups of two": {"group_size": 2},
+    "int8": {"storage": "int8"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_trajectory(
+    case: str,
+    text_base: Path,
+    text_experts: tuple[Expert, ...],
+    tmp_path: Path,
+) -> None:
+    settings = MergeSettings(
+        steps=5, batch_size=8, evaluate_every=5, learning_rate=0.05, initial=0.3, **CASES[case]
+    )
+    learned = learn_coefficients(
+        text_base,
+        text_experts,
+        "text-classifier",
+        settings,
+        work=tmp_path,
+        device=torch.device("cpu"),
+    )
+    found = [sum(record.losses.values()) for record in learned.history if record.losses]
+    recorded = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if os.environ.get("UPDATE_GOLDEN"):
+        recorded[case] = found
+        GOLDEN.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+    assert found == pytest.approx(recorded[case], rel=1e-3, abs=1e-5)
