@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from prefect import flow, get_run_logger
 
 from flows.delivery import Outcome, bounce, deliver
-from flows.ladder import climb_ladder
+from flows.ladder import acceptable, climb_ladder, rungs_to_climb
 from flows.promote import act_on_review
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
@@ -91,6 +91,7 @@ def admit(
 ) -> tuple[tuple[Member, ...], tuple[Outcome, ...]]:
     """Pulls and checks the waiting experts; those that cannot be merged are rejected at once."""
     members, bounced = [], []
+    attempts = len(rungs_to_climb(queue.family, deployed))
     known = {m.task: m.record for m in deployed.members} if deployed else {}
     for version in waiting:
         try:
@@ -101,8 +102,9 @@ def admit(
                 settle_expert(queue, version, "merged", reason)
                 continue
             member = preflight(queue, base, pulled)
-            check = judge_expert(queue.family.gate, member.task, *score_expert(queue, base, member))
-            if check.verdict == "failed":
+            answers = score_expert(queue, base, member)
+            check = judge_expert(queue.family.gate, member.task, *answers, attempts=attempts)
+            if check.verdict not in acceptable(queue.family):
                 raise InvalidInput(
                     where=version.ref,
                     expected="an expert that is better than its base",

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger
 
+from infra.families import Family, Rung
 from infra.queue import MergeQueue
+from merging.gate.report import Verdict
 from tasks.evaluate import score_build
 from tasks.gate import judge
 from tasks.learn import learn, write_model
 from tasks.package import package_candidate
+from tasks.publish import publish_attempt
 from tasks.record import find_attempt, record_attempt
 from tasks.report import write_report
 from tasks.values import Attempt, Base, Build, Deployed, Member, describe
@@ -20,13 +23,11 @@ def climb_ladder(
     queue: MergeQueue, base: Base, deployed: Deployed | None, arrivals: Sequence[Member]
 ) -> Attempt:
     """Tries rung after rung until a candidate may go on; returns the last attempt."""
-    builds = [
-        Build(queue.family, rung, base, deployed, tuple(arrivals))
-        for rung in queue.family.ladder
-        if deployed is not None or rung != "chain"  # a chain needs something to hang on
-    ] or [Build(queue.family, "relearn", base, deployed, tuple(arrivals))]
-    for build in builds:
-        attempt = find_attempt(queue, build) or try_build(queue, build, len(builds))
+    rungs = rungs_to_climb(queue.family, deployed)
+    for rung in rungs:
+        build = Build(queue.family, rung, base, deployed, tuple(arrivals))
+        attempt = find_attempt(queue, build) or try_build(queue, build, len(rungs))
+        publish_attempt(queue, attempt)
         get_run_logger().info(
             "%s of %s: %s", build.rung, describe(arrivals), attempt.report.verdict
         )
@@ -35,15 +36,26 @@ def climb_ladder(
     return attempt
 
 
+def rungs_to_climb(family: Family, deployed: Deployed | None) -> tuple[Rung, ...]:
+    """The rungs that apply: a chain needs a deployed model to hang on."""
+    if deployed is not None:
+        return family.ladder
+    return tuple(rung for rung in family.ladder if rung != "chain") or ("relearn",)
+
+
+def acceptable(family: Family) -> tuple[Verdict, ...]:
+    """The verdicts with which a candidate may go on; an undecided one goes to a person."""
+    return ("passed", "inconclusive") if family.gate.inconclusive == "review" else ("passed",)
+
+
 def try_build(queue: MergeQueue, build: Build, attempts: int) -> Attempt:
     """Learns, writes, scores and judges one build, and uploads it where it may go on."""
     learned = learn(queue, build)
     merged = write_model(queue, build, learned)
     scores = score_build(queue, build, merged)
-    report, contract = judge(queue, build, scores, attempts)
+    report, contract = judge(queue, build, merged, scores, attempts)
     pages = write_report(queue, build, learned, scores, report, contract, merged)
-    acceptable = report.verdict == "passed" or (
-        report.verdict == "inconclusive" and queue.family.gate.inconclusive == "review"
-    )
-    manifest = package_candidate(queue, build, merged, learned, scores) if acceptable else None
+    manifest = None
+    if report.verdict in acceptable(queue.family):
+        manifest = package_candidate(queue, build, merged, learned, scores)
     return record_attempt(queue, build, learned, report, pages, manifest)

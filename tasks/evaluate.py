@@ -15,6 +15,7 @@ from prefect import task
 from infra.cache import sha256_tree
 from infra.manifest import Manifest, hash_files
 from infra.queue import MergeQueue
+from infra.store import S3Uri
 from merging.evaluate import evaluate
 from merging.gate import TaskScores
 from merging.heads import Head
@@ -52,9 +53,20 @@ def score_build(queue: MergeQueue, build: Build, merged: Path) -> list[TaskScore
                 candidate=candidate,
                 champion=score_champion(queue, build.base, build.deployed, member),
                 calibration=frozenset(member.expert.split.calibration.keys),
+                earlier_decisions=count_decisions(queue, member, before=build),
             )
         )
     return scores
+
+
+def count_decisions(queue: MergeQueue, member: Member, before: Build) -> int:
+    """How many other builds were decided on a task's gate examples: a test set wears out."""
+    return sum(item.path != before.key for item in queue.store.list(decisions(queue, member)))
+
+
+def decisions(queue: MergeQueue, member: Member) -> S3Uri:
+    """The folder with one empty object for each build that these gate examples decided on."""
+    return queue.family.root / "decisions" / member.expert.split.gate.digest
 
 
 def score_champion(

@@ -22,6 +22,7 @@ from infra.report import gate_metrics
 from infra.store import S3Uri
 from merging.gate import GateReport
 from merging.learn import Learned
+from tasks.evaluate import decisions
 from tasks.package import candidate_location
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Attempt, Build, describe
@@ -62,6 +63,8 @@ def record_attempt(
 ) -> Attempt:
     """Logs an attempt as an MLflow run and writes its outcome."""
     run_id = _log_run(queue, build, learned, report, pages)
+    for member in build.members:
+        queue.store.write(decisions(queue, member) / build.key, b"")
     outcome = _Outcome(
         run_id=run_id, manifest_sha256=manifest.digest if manifest else None, report=report
     )
