@@ -12,7 +12,7 @@ from torch import Tensor
 from infra.report import svg
 from merging.coefficients import Coefficients
 
-_CELL_WIDTH, _CELL_HEIGHT, _LEFT, _TOP = 74, 19, 150, 22
+_CELL_WIDTH, _CELL_HEIGHT, _LEFT = 74, 19, 150
 
 
 def coefficient_map(coefficients: Coefficients) -> Markup:
@@ -67,8 +67,7 @@ def _matrix(
     titles: Sequence[Sequence[str]],
     label: str,
 ) -> Markup:
-    slant = max((len(c) for c in columns), default=0) * 7 > _CELL_WIDTH
-    top = _TOP + (14 * ((max(len(c) for c in columns) * 7) // _CELL_WIDTH) if slant else 0)
+    top = 10 + 13 * max(len(_wrapped(column)) for column in columns)
     width = _LEFT + _CELL_WIDTH * len(columns) + 4
     height = top + _CELL_HEIGHT * len(rows) + 4
 
