@@ -15,7 +15,7 @@ from tests.e2e import tiny
 
 SERVED = "tiny-served"
 """The one family that the receiver knows: its flows are started by webhooks, in the worker."""
-CALLED = tuple(f"tiny-{i}" for i in range(12))
+CALLED = tuple(f"tiny-{i}" for i in range(16))
 """Families whose flows the tests call themselves; no webhook interferes."""
 _STEPS = 40
 
@@ -119,6 +119,10 @@ def queue(stack: Settings, _base_in_store: None):  # type: ignore[no-untyped-def
     from infra.queue import MergeQueue
 
     return MergeQueue.open(next(_unused), stack)
+
+
+queue_twin = queue
+"""A second one, for comparison."""
 
 
 @pytest.fixture
