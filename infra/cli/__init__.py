@@ -12,10 +12,11 @@ import typer
 
 from infra.cli import experts, models, queue, stack
 from infra.cli.output import FriendlyGroup
+from infra.settings import CLIENT_DEFAULTS
 
-# Before torch is imported anywhere: its threads share the cores with the servers, and threads that
-# spin while they wait make both several times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before any of them is imported: torch, transformers, MLflow and Prefect read the environment once.
+for name, value in CLIENT_DEFAULTS.items():
+    os.environ.setdefault(name, value)
 
 app = typer.Typer(
     cls=FriendlyGroup,
