@@ -1,0 +1,194 @@
+"""Builds merged models of a bench, measures them on the gate examples and remembers the figures.
+
+Every measurement is one small file named by the digest of all that it depends on, so a benchmark
+that was interrupted goes on where it stopped, and a table can be printed again at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.experts import Bench
+from merging.baselines import UNSCALED, baseline, choose_scale, write_baseline
+from merging.coefficients import Coefficients
+from merging.evaluate import evaluate
+from merging.experts import Expert
+from merging.heads import Head
+from merging.learn import Learned, learn_coefficients
+from merging.materialise import materialise
+from merging.settings import MergeSettings
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on the gate examples.
+
+    Attributes:
+        accuracy: By task.
+        seconds: That making it took.
+        note: What was chosen on the way, such as λ.
+    """
+
+    accuracy: Mapping[str, float]
+    seconds: float = 0.0
+    note: str = ""
+
+
+class Laboratory:
+    """One bench with its gate examples, floors and ceilings.
+
+    Args:
+        bench: Base and experts.
+        cache: Where results and scratch files are kept.
+        gate_rows: Gate examples per task that are looked at; all by default.
+    """
+
+    def __init__(self, bench: Bench, cache: Path, gate_rows: int | None = None) -> None:
+        self.bench = bench
+        self.experts = {expert.task: expert for expert in bench.experts}
+        self.gate = {
+            task: e.split.gate.take(range(min(gate_rows or len(e.split.gate), len(e.split.gate))))
+            for task, e in self.experts.items()
+        }
+        self._results = cache / "quality"
+        self.work = cache / "quality-work"
+        self._results.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.floor = self.remember("floor", self._floor).accuracy
+        self.ceiling = self.remember("experts", self._ceiling).accuracy
+
+    def gap(self, result: Result, task: str) -> float:
+        """Recovered gap: (merged − floor) / (expert − floor)."""
+        floor = self.floor[task]
+        return (result.accuracy[task] - floor) / (self.ceiling[task] - floor)
+
+    def mean_gap(self, result: Result) -> float:
+        """Mean recovered gap of the tasks that the model was measured on."""
+        return sum(self.gap(result, task) for task in result.accuracy) / len(result.accuracy)
+
+    def training_free(self, method: str) -> Result:
+        """A training-free baseline, its λ chosen on labelled calibration examples."""
+
+        def make() -> Result:
+            started = time.monotonic()
+            base, experts, kind = self.bench.base, self.bench.experts, self.bench.kind
+            delta = baseline(base, experts, kind, method)
+            scale = 1.0
+            if method not in UNSCALED:
+                scale = choose_scale(base, experts, kind, delta, device=CPU)
+            seconds = time.monotonic() - started
+            with tempfile.TemporaryDirectory(dir=self.work) as folder:
+                write_baseline(base, experts, kind, delta, scale, Path(folder) / "out")
+                accuracy = self.accuracies(Path(folder) / "out/model")
+            return Result(accuracy, seconds, f"λ = {scale}" if scale != 1.0 else "")
+
+        return self.remember(f"baseline {method}", make)
+
+    def learned(
+        self,
+        settings: MergeSettings,
+        tasks: Sequence[str] = (),
+        *,
+        start: Coefficients | None = None,
+        frozen: Sequence[str] = (),
+        heads: Mapping[str, Head] | None = None,
+    ) -> Result:
+        """A merge with learned coefficients."""
+
+        def make() -> Result:
+            started = time.monotonic()
+            learned = self.learn(settings, tasks, start=start, frozen=frozen, heads=heads)
+            seconds = time.monotonic() - started
+            return Result(self.learned_accuracies(learned), seconds)
+
+        parts = [
+            settings.model_dump_json(exclude_defaults=False),
+            *(tasks or self.experts),
+            start.digest if start else "",
+            *frozen,
+            *(h.digest for h in (heads or {}).values()),
+        ]
+        return self.remember(" ".join(parts), make)
+
+    def learn(
+        self,
+        settings: MergeSettings,
+        tasks: Sequence[str] = (),
+        *,
+        start: Coefficients | None = None,
+        frozen: Sequence[str] = (),
+        heads: Mapping[str, Head] | None = None,
+    ) -> Learned:
+        """The coefficients themselves; a finished run is read from the work folder."""
+        return learn_coefficients(
+            self.bench.base,
+            [self.experts[task] for task in tasks or self.experts],
+            self.bench.kind,
+            settings,
+            start=start,
+            frozen=frozen,
+            heads=heads,
+            work=self.work,
+            device=CPU,
+        )
+
+    def learned_accuracies(self, learned: Learned) -> dict[str, float]:
+        """Accuracy of each task with its own, perhaps tuned, head."""
+        experts = [self.experts[task] for task in learned.coefficients.tasks]
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            out = Path(folder) / "out"
+            self.write(learned, out)
+            return self.accuracies(out / "model", {e.task: learned.heads[e.task] for e in experts})
+
+    def write(self, learned: Learned, out: Path) -> None:
+        """The merged model as files."""
+        experts = [self.experts[task] for task in learned.coefficients.tasks]
+        materialise(
+            self.bench.base, experts, self.bench.kind, learned.coefficients, learned.heads, out
+        )
+
+    def accuracies(self, model: Path, heads: Mapping[str, Head] | None = None) -> dict[str, float]:
+        """Accuracy of a backbone on each task's gate examples."""
+        heads = heads or {task: expert.head for task, expert in self.experts.items()}
+        return {
+            task: evaluate(model, head, self.gate[task], CPU, base=self.bench.base).accuracy
+            for task, head in heads.items()
+        }
+
+    def remember(self, name: str, make: Callable[[], Result]) -> Result:
+        """The figures under a name, measured once per bench and set of gate examples."""
+        parts = [name, self.bench.kind, str(self.bench.seed)]
+        parts += [e.digest for e in self.experts.values()]
+        parts += [examples.digest for examples in self.gate.values()]
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+        file = self._results / f"{digest}.json"
+        if not file.exists():
+            result = make()
+            beside = file.with_suffix(".part")
+            beside.write_text(json.dumps({"name": name, **dataclasses.asdict(result)}, indent=1))
+            beside.replace(file)
+        stored = json.loads(file.read_text())
+        del stored["name"]
+        return Result(**stored)
+
+    def _floor(self) -> Result:
+        return Result(self.accuracies(self.bench.base))
+
+    def _ceiling(self) -> Result:
+        def own(expert: Expert) -> float:
+            gate = self.gate[expert.task]
+            model = expert.directory
+            return evaluate(model, expert.head, gate, CPU, base=self.bench.base).accuracy
+
+        return Result({task: own(expert) for task, expert in self.experts.items()})
