@@ -15,11 +15,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from merging.errors import Corrupt
-from merging.experts import Expert
-from merging.outcomes import Outcomes
+
+if TYPE_CHECKING:  # a fresh process that only asks the model needs neither
+    from merging.experts import Expert
+    from merging.outcomes import Outcomes
 
 PROBE = "probe.json"
 _QUESTIONS = 8  # per task

@@ -145,7 +145,9 @@ class Registry:
             if version.tags.get("merge.digest") == digest and version.source == str(source):
                 return _expert(version)
         tags = {"merge.family": family, "merge.task": task, "merge.digest": digest}
-        return _expert(self.client.create_model_version(name, str(source), tags=tags))
+        return _expert(
+            self.client.create_model_version(name, str(source), tags=tags, await_creation_for=0)
+        )
 
     def merged(self, family: str) -> tuple[MergedVersion, ...]:
         """Every merged version of a family, oldest first."""
@@ -170,7 +172,12 @@ class Registry:
             if version.source == str(location):
                 return version
         created = self.client.create_model_version(
-            family, str(location), run_id=run_id, tags=dict(tags), description=description
+            family,
+            str(location),
+            run_id=run_id,
+            tags=dict(tags),
+            description=description,
+            await_creation_for=0,
         )
         return _merged(created)
 

@@ -6,13 +6,14 @@ killed, or that meets the same inputs again, finds it there and does not repeat 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from prefect import task
 from pydantic import BaseModel, ConfigDict
 
@@ -25,9 +26,10 @@ from merging.learn import Learned
 from tasks.evaluate import decisions
 from tasks.package import candidate_location
 from tasks.retry import SIDE_EFFECT
-from tasks.values import Attempt, Build, describe
+from tasks.values import Attempt, Build, Member, describe
 
 _METRICS_PER_CALL = 1000  # MLflow's limit for one batch
+_SIDES = ("calibration", "gate")
 
 
 class _Outcome(BaseModel):
@@ -93,10 +95,24 @@ def _log_run(
         params=[Param(name, str(value)) for name, value in parameters.items()],
         tags=[RunTag("merge.family", queue.name), RunTag("merge.verdict", report.verdict)],
     )
+    client.log_inputs(run_id, [_dataset(m, side) for m in build.members for side in _SIDES])
     client.log_artifacts(run_id, str(pages), "report")
     client.set_terminated(run_id)
     client.set_tag(run_id, "merge.build-key", build.key)  # last: a run that has it is whole
     return run_id
+
+
+def _dataset(member: Member, side: str) -> DatasetInput:
+    """The calibration or gate examples of a task, as MLflow lists the data of a run."""
+    examples = getattr(member.expert.split, side)
+    dataset = Dataset(
+        name=f"{member.task} {side}",
+        digest=examples.digest[:36],  # MLflow's limit
+        source_type="s3",
+        source=json.dumps({"uri": member.record.source}),
+        profile=json.dumps({"num_rows": len(examples)}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", side)])
 
 
 def _experiment(queue: MergeQueue) -> str:

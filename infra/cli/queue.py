@@ -15,7 +15,7 @@ Reason = Annotated[str, typer.Option(help="Why, in words; recorded.")]
 
 
 def demo(
-    fresh: Annotated[bool, typer.Option(help="Start from an empty queue.")] = True,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Empty the demo's queue first.")] = False,
 ) -> None:
     """Shows the queue at work on real data: three experts promoted, a bad one bounced."""
     from infra.demo.run import run_demo
