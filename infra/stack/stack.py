@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from infra.settings import PROJECT, Settings
-from infra.stack.bucket import ensure_bucket
+from infra.stack.bucket import check_bucket
 from infra.stack.files import private_folder
 from infra.stack.orchestration import deploy_flows, prepare_prefect
 from infra.stack.parts import embedded_settings, stack_parts, write_part_files
@@ -63,7 +63,7 @@ def start_stack(
 
         def storage() -> None:
             ensure("s3")
-            ensure_bucket(settings)
+            check_bucket(settings, create="s3" in mine)
 
         def registry() -> None:
             ensure("mlflow")
