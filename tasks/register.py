@@ -34,7 +34,18 @@ def register_candidate(queue: MergeQueue, attempt: Attempt) -> MergedVersion:
             "merge.rung": attempt.rung,
             "merge.run-id": run_id(),
         },
-        description=markdown_summary(attempt.report),
+        description=_description(queue, attempt),
+    )
+
+
+def _description(queue: MergeQueue, attempt: Attempt) -> str:
+    """The decision, and in review mode what a reviewer has to do."""
+    summary = markdown_summary(attempt.report, queue.registry.run_page(attempt.run_id))
+    if queue.family.promotion == "auto" and attempt.report.verdict == "passed":
+        return summary
+    return (
+        f"{summary}\n\n**To decide**, read the full report and then add the tag `approval_status` "
+        "below, with the value `approved` or `rejected`."
     )
 
 
