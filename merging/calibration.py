@@ -50,7 +50,8 @@ class CalibrationSet:
         """Mean loss of the examples at `indices`, a scalar with a graph."""
         device = next(model.parameters()).device
         batch = collate(self.encoder, [self.rows[i] for i in indices], device)
-        logits, targets = answers(model, batch, self.kind)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits, targets = answers(model, batch, self.kind)
         soft = None
         if self.soft is not None:
             spans = [torch.arange(a, a + n) for a, n in self.places[list(indices)].tolist()]

@@ -22,9 +22,10 @@ from merging.deltas import CombinedSource, Source, mergeable_names, source_of
 from merging.errors import InvalidInput
 from merging.examples import ModelKind
 from merging.experts import Expert
+from merging.feed import feed_for
 from merging.grouping import chunks, cosines, similarity_order
 from merging.heads import Head
-from merging.plan import Plan
+from merging.plan import Plan, make_plan
 from merging.run import LearningRun, Progress
 from merging.settings import MergeSettings
 from merging.state import StepRecord
@@ -80,11 +81,13 @@ def learn_coefficients(
 
     Raises:
         InvalidInput: No experts, a name twice, or a frozen task without a column.
+        NotEnoughMemory: The memory budget is too small.
         NonFinite: Loss or gradient became NaN or infinite.
     """
     tasks = tuple(expert.task for expert in experts)
     _check(tasks, start, frozen)
     merge = _Merge(base, experts, kind, settings, start, work, device, progress)
+    make_plan(base, experts, kind, settings)  # refuses what does not fit before anything is written
     heads = {e.task: (heads or {}).get(e.task, e.head) for e in experts}
     units = [merge.expert_unit(expert) for expert in experts if expert.task not in frozen]
     champion = [merge.champion_unit(frozen)] if frozen else []
@@ -105,7 +108,7 @@ def learn_coefficients(
                 group = [unit]
             units += group
     coefficients = Coefficients(units[0].tasks, units[0].values).select(tasks)
-    plan = merge.plan(tuple(levels))
+    plan = make_plan(base, experts, kind, settings, groups=tuple(levels))
     return Learned(coefficients, heads, tuple(merge.history), plan)
 
 
@@ -185,7 +188,9 @@ class _Merge:
             tune_heads=self.settings.tune_heads,
         )
         weights = self._weights(group, models.row_names)
-        merge = StreamedMerge(models.merged, vectors, weights, models.lookups)
+        merge = StreamedMerge(
+            models.merged, vectors, weights, models.lookups, feed_for(vectors, self.device)
+        )
         columns = tuple("+".join(unit.tasks) for unit in group)
         run = LearningRun(merge, columns, models, data, self.settings)
         run_key = _key(
@@ -201,10 +206,6 @@ class _Merge:
         learned = {**heads, **run.best_heads({task: heads[task] for task in tasks})}
         return self._combined(group, run.best_coefficients().values), learned
 
-    def plan(self, levels: tuple[tuple[tuple[str, ...], ...], ...]) -> Plan:
-        """What this merge holds; filled in by the planner."""
-        return Plan(levels, 0, 0, 0)
-
     def _vectors(self, group: Sequence[_Unit]) -> TaskVectors:
         key = _key(
             self.base_digest,
@@ -215,7 +216,7 @@ class _Merge:
         path = self.work / "vectors" / f"{key}.safetensors"
         sources = [unit.source for unit in group]
         build_vectors(path, self.base, sources, self.names, self.settings.storage)
-        return TaskVectors(path)
+        return TaskVectors(path, resident=self.settings.resident)
 
     def _calibration(self, task: str) -> tuple[CalibrationSet, CalibrationSet]:
         if task not in self._data:

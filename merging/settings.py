@@ -37,6 +37,7 @@ class MergeSettings(BaseModel):
         group_by: Which experts come together: those that arrived together, or similar ones.
         memory_budget: Bytes that the planner must stay below.
         seed: Fixes which examples are taken and their order.
+        resident: Keep all task vectors in memory; else they pass through it tile by tile.
         storage: How task vectors are kept in the work folder.
     """
 
@@ -46,8 +47,8 @@ class MergeSettings(BaseModel):
     granularity: Granularity = "tensor"
     tanh: bool = True
     initial: float = Field(0.3, gt=-1, lt=1)
-    learning_rate: float = Field(0.02, gt=0)
-    steps: int = Field(60, ge=0)
+    learning_rate: float = Field(0.06, gt=0)
+    steps: int = Field(40, ge=0)
     batch_size: int = Field(16, ge=1)
     row_steps: int = Field(40, ge=0)
     row_learning_rate: float = Field(0.02, gt=0)
@@ -62,6 +63,7 @@ class MergeSettings(BaseModel):
     group_by: Literal["arrival", "similarity"] = "arrival"
     seed: int = 0
     storage: Storage = "fp32"
+    resident: bool = False
     memory_budget: int | None = Field(None, gt=0)
 
     @property

@@ -6,7 +6,7 @@ put side by side so that K adapters cost two products of total rank, and IA³ ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 TILE = 1 << 18  # numbers converted at a time: 1 MB of fp32 stays in the cache until it is used
+
+
+Rows = Tensor | slice  # int64 [rows], or a range of them
+Change = Callable[[Tensor], Tensor]
 
 
 class Part(Protocol):
@@ -32,8 +36,12 @@ class Part(Protocol):
         """out += Σ coefficients[i] · τi, for coefficients [k] or [k, rows]."""
         ...
 
-    def take(self, rows: Tensor) -> Part:
-        """The same for some rows (first indices) of the tensor, int64 [rows]."""
+    def take(self, rows: Rows) -> Part:
+        """The same for some rows (first indices) of the tensor."""
+        ...
+
+    def map(self, change: Change) -> Part:
+        """The same with every tensor but `columns` replaced by `change` of it."""
         ...
 
 
@@ -76,10 +84,15 @@ class DensePart:
         for start, stop, tile in self._tiles(out):
             out[start:stop].view(stop - start, 1, -1).baddbmm_(by_row[start:stop], tile)
 
-    def take(self, rows: Tensor) -> DensePart:
+    def take(self, rows: Rows) -> DensePart:
         """See `Part`."""
         scales = None if self.scales is None else self.scales[:, rows]
         return DensePart(self.columns, self.stack[:, rows], scales)
+
+    def map(self, change: Change) -> DensePart:
+        """See `Part`."""
+        scales = None if self.scales is None else change(self.scales)
+        return DensePart(self.columns, change(self.stack), scales)
 
     def _tiles(self, like: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Rows from, rows to, and their task vectors as [rows, k, columns] in the dtype of `like`."""
@@ -125,9 +138,13 @@ class LowRankPart:
         up = self.up.to(out.dtype) * (weights if weights.ndim == 1 else weights.t())
         out.view(len(out), -1).addmm_(up, self.down.to(out.dtype))
 
-    def take(self, rows: Tensor) -> LowRankPart:
+    def take(self, rows: Rows) -> LowRankPart:
         """See `Part`."""
         return LowRankPart(self.columns, self.up[rows], self.down, self.owner)
+
+    def map(self, change: Change) -> LowRankPart:
+        """See `Part`."""
+        return LowRankPart(self.columns, change(self.up), change(self.down), change(self.owner))
 
 
 @dataclass(frozen=True)
@@ -165,10 +182,14 @@ class ScalingPart:
             total = coefficients.t() @ factors  # [columns] or [rows, columns]
         out.view(len(out), -1).addcmul_(base, total)
 
-    def take(self, rows: Tensor) -> ScalingPart:
+    def take(self, rows: Rows) -> ScalingPart:
         """See `Part`."""
         factors = self.factors[:, rows] if self.axis == 0 else self.factors
         return ScalingPart(self.columns, factors, self.base[rows], self.axis)
+
+    def map(self, change: Change) -> ScalingPart:
+        """See `Part`."""
+        return ScalingPart(self.columns, change(self.factors), change(self.base), self.axis)
 
 
 @dataclass(frozen=True)
@@ -202,6 +223,21 @@ class Stack:
             whole = len(part.columns) == self.num_experts
             part.add(out, coefficients if whole else coefficients[part.columns])
 
-    def take(self, rows: Tensor) -> Stack:
-        """The same for some rows (first indices) of the tensor, int64 [rows]."""
+    def take(self, rows: Rows) -> Stack:
+        """The same for some rows (first indices) of the tensor; a view where they are a slice."""
         return Stack(self.num_experts, [part.take(rows) for part in self.parts])
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that `map` would change, in its order."""
+        found: list[Tensor] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(note)
+        return found
+
+    def map(self, change: Change) -> Stack:
+        """The same with every tensor replaced by `change` of it (a copy on another device)."""
+        return Stack(self.num_experts, [part.map(change) for part in self.parts])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from merging.coefficients import Coefficients
 from merging.errors import NonFinite
+from merging.feed import Feed, MappedFeed
 from merging.vectors import TaskVectors
 from merging.weights import TensorWeights
 
@@ -33,6 +34,7 @@ class StreamedMerge:
         weights: What is learned, by the same names. One object for all names is one coefficient
             per expert; it is updated at the end of a step.
         lookups: Embeddings that are the only users of a parameter, by its name.
+        feed: How tiles get to the parameters' device; None where that is the CPU.
 
     Attributes:
         last_backward: Set before the step's last backward.
@@ -45,9 +47,11 @@ class StreamedMerge:
         vectors: TaskVectors,
         weights: Mapping[str, TensorWeights],
         lookups: Mapping[str, Sequence[nn.Embedding]] | None = None,
+        feed: Feed | None = None,
     ) -> None:
         self.parameters = parameters
         self.vectors = vectors
+        self.feed = feed or MappedFeed(vectors)
         self.weights = weights
         self.last_backward = False
         self.step = 0
@@ -57,7 +61,6 @@ class StreamedMerge:
         for name, parameter in parameters.items():
             parameter.register_post_accumulate_grad_hook(partial(self._gradient_is_final, name))
             self._write(name, parameter)
-            self.vectors.release(name)
         for name, embeddings in self._lookups.items():
             for embedding in embeddings:
                 embedding.sparse = True
@@ -79,7 +82,6 @@ class StreamedMerge:
         for name, parameter in self.parameters.items():
             if name not in self._lookups:
                 self._write(name, parameter)
-                self.vectors.release(name)
 
     def coefficients(self, tasks: tuple[str, ...]) -> Coefficients:
         """The effective coefficients as they are now."""
@@ -94,15 +96,12 @@ class StreamedMerge:
         gradient, parameter.grad = parameter.grad, None
         assert gradient is not None
         weights = self.weights[name]
-        stack = self.vectors.stack(name)
         if gradient.is_sparse:
-            gradient = gradient.coalesce()
-            rows = gradient.indices()[0].cpu()
-            inner = stack.take(rows).inner(gradient.values(), rows=False).cpu()
+            inner = self._sparse_inner(name, gradient.coalesce())
         else:
-            # Something else uses this embedding too; from here on it is a tensor like any other.
+            # Where something else uses an embedding too, it is a tensor like any other.
             self._lookups.pop(name, None)
-            inner = stack.inner(gradient, rows=weights.by_row).cpu()
+            inner = self._inner_products(name, gradient, rows=weights.by_row)
         if not bool(torch.isfinite(inner).all()):
             raise NonFinite(
                 f"{name}: expected finite gradients in step {self.step}, found NaN or infinity. "
@@ -110,22 +109,52 @@ class StreamedMerge:
             )
         if self._shared:
             self._inner.append(inner)
-        else:
-            weights.update(inner, self.step)
-            if name not in self._lookups:
-                self._write(name, parameter)
+            return
+        weights.update(inner, self.step)
+        if name not in self._lookups:
+            self._write(name, parameter)
+
+    def _inner_products(self, name: str, gradient: Tensor, *, rows: bool) -> Tensor:
+        """⟨gradient, τi⟩, [experts] or [experts, rows], on the CPU."""
+        parts = []
+        for tile in self.vectors.tiles(name):
+            _, stack = self.feed.tile(name, tile)
+            parts.append(stack.inner(gradient[tile], rows=rows).cpu())
+            self._let_go(name, tile)
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts, 1) if rows else torch.stack(parts).sum(0)
+
+    def _sparse_inner(self, name: str, gradient: Tensor) -> Tensor:
+        """The same for a gradient that is there for some rows only, [experts]."""
+        _, stack = self.feed.rows(name, gradient.indices()[0].cpu())
+        inner = stack.inner(gradient.values(), rows=False).cpu()
         self.vectors.release(name)
+        return inner
 
     @torch.no_grad()
     def _write(self, name: str, parameter: Tensor) -> None:
-        parameter.copy_(self.vectors.base(name))
-        self.vectors.stack(name).add(parameter, self.weights[name].coefficients())
+        coefficients = self.weights[name].coefficients().to(parameter.device)
+        for tile in self.vectors.tiles(name):
+            base, stack = self.feed.tile(name, tile)
+            part = parameter[tile]
+            part.copy_(base)
+            stack.add(part, coefficients[:, tile] if coefficients.ndim == 2 else coefficients)
+            self._let_go(name, tile)
+        self.vectors.release(name)
+
+    def _let_go(self, name: str, tile: slice) -> None:
+        """Unmaps a tile of a large stack; a stack of one tile is still wanted, and warm."""
+        if tile != slice(None):
+            self.vectors.release(name)
 
     @torch.no_grad()
     def _write_rows(self, name: str, embedding: nn.Embedding, inputs: tuple[Any, ...]) -> None:
         """Writes the rows that a forward pass is about to read."""
         if name in self._lookups:
-            rows = inputs[0].unique().cpu()
-            values = self.vectors.base(name)[rows].to(embedding.weight)
-            self.vectors.stack(name).take(rows).add(values, self.weights[name].coefficients())
+            rows = inputs[0].unique()
+            base, stack = self.feed.rows(name, rows.cpu())
+            values = base.to(embedding.weight.dtype)
+            stack.add(values, self.weights[name].coefficients().to(values.device))
             embedding.weight[rows] = values
+            self.vectors.release(name)

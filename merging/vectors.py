@@ -25,6 +25,7 @@ from merging.stacks import DensePart, LowRankPart, Part, ScalingPart, Stack
 
 logger = logging.getLogger(__name__)
 
+TILE_BYTES = 1 << 26  # of task vectors that are mapped at a time
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
@@ -110,17 +111,21 @@ def _quantised(delta: Tensor, scales: Tensor) -> Tensor:
 class TaskVectors:
     """Reads the file that `build_vectors` wrote; nothing is in memory but the pages in use."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, resident: bool = False) -> None:
         self._entries, metadata = read_header(path)
         self._layout: dict[str, list[dict[str, Any]]] = metadata["layout"]
         self.names: list[str] = metadata["names"]
         self.num_experts: int = metadata["experts"]
+        self.resident = resident
         with path.open("rb") as file:
             # Copy-on-write, since torch wants writable memory; nobody writes.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if resident:
+            self._map.madvise(mmap.MADV_WILLNEED)
         self.nbytes = len(self._map)
         self._stacks = {n: Stack(self.num_experts, list(self._parts(n))) for n in self.names}
         self._pages = {n: list(self._whole_pages(n)) for n in self.names}
+        self._tiles = {n: self._row_tiles(n) for n in self.names}
 
     def base(self, name: str) -> Tensor:
         """The base's tensor, fp32 in its shape."""
@@ -130,9 +135,22 @@ class TaskVectors:
         """All task vectors of a tensor."""
         return self._stacks[name]
 
+    def tiles(self, name: str) -> list[slice]:
+        """Ranges of rows whose task vectors together take at most TILE_BYTES; all rows in one."""
+        return self._tiles[name]
+
+    def _row_tiles(self, name: str) -> list[slice]:
+        spec, _ = self._entries[f"base/{name}"]
+        pages = sum(length for _, length in self._pages[name])
+        count = -(-pages // TILE_BYTES)
+        if self.resident or count < 2 or not spec.shape:
+            return [slice(None)]
+        size = max(1, spec.shape[0] // count)
+        return [slice(start, start + size) for start in range(0, spec.shape[0], size)]
+
     def release(self, name: str) -> None:
         """Takes a tensor's pages out of this process; the next read maps them again."""
-        for first, length in self._pages[name]:
+        for first, length in () if self.resident else self._pages[name]:
             self._map.madvise(mmap.MADV_DONTNEED, first, length)
 
     def _whole_pages(self, name: str) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from transformers import BertConfig
 
 from merging.checkpoint import Checkpoint
 from merging.errors import NonFinite
+from merging.feed import Feed, MappedFeed, StagedFeed
 from merging.stream import StreamedMerge
 from merging.vectors import TaskVectors, build_vectors
 from merging.weights import TensorWeights
@@ -81,11 +83,18 @@ class Recorder(TensorWeights):
         self.gradient = inner * (1 - w.tanh().square())
 
 
+@pytest.mark.parametrize("feed", [MappedFeed, partial(StagedFeed, device=torch.device("cpu"))])
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize(("module", "sample"), CASES)
 def test_streamed_gradient_equals_autograd(
-    module: type[nn.Module], sample: Callable[[], Tensor], rows: bool, tmp_path: Path
+    module: type[nn.Module],
+    sample: Callable[[], Tensor],
+    rows: bool,
+    feed: Callable[[TaskVectors], Feed],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("merging.vectors.TILE_BYTES", 4096)
     torch.manual_seed(1)
     num_experts = 4
     model = module().double()
@@ -101,7 +110,7 @@ def test_streamed_gradient_equals_autograd(
     lookups = {"embed.weight": [model.embed]} if hasattr(model, "embed") and not rows else {}
     batches = [sample() for _ in range(3)]
 
-    merge = StreamedMerge(dict(model.named_parameters()), vectors, weights, lookups)
+    merge = StreamedMerge(dict(model.named_parameters()), vectors, weights, lookups, feed(vectors))
     for number, batch in enumerate(batches):
         merge.last_backward = number == len(batches) - 1
         model(batch).square().mean().backward()
