@@ -39,22 +39,13 @@ class Camera:
         self.driver.implicitly_wait(60)
 
     def take(self, name: str, address: str, until: str, *, height: int = HEIGHT) -> None:
-        """Photographs a page once it has an element.
-
-        Args:
-            name: Of the picture.
-            address: Of the page.
-            until: XPath of what the page must have.
-            height: Pixels; 0 for the whole page.
-        """
-        self.driver.set_window_size(WIDTH, height or HEIGHT)
+        """Photographs a page once it has the element of this XPath; height in pixels."""
+        self.driver.set_window_size(WIDTH, height)
+        self.driver.get("about:blank")  # an address that differs after # alone loads nothing
         self.driver.get(address)
         self.driver.find_element(By.XPATH, until)
         self._close_assistant()
         time.sleep(DRAWING_TIME)
-        if not height:
-            whole = self.driver.execute_script("return document.documentElement.scrollHeight")
-            self.driver.set_window_size(WIDTH, whole)
         self.driver.save_screenshot(str(IMAGES / f"{name}.png"))
 
     def _close_assistant(self) -> None:
@@ -102,14 +93,18 @@ def main(family: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         page.write_bytes(report.content)
-        camera.take("report", page.as_uri(), "//h1", height=0)
+        camera.take("report", page.as_uri(), "//h1", height=1500)
     version = f"{settings.mlflow_uri}/#/models/{family}/versions/{champion['version']}"
     camera.take("mlflow-version", version, "//*[text()='Tags']")
     history = f"{settings.mlflow_uri}/#/experiments/{run['info']['experiment_id']}"
-    camera.take("mlflow-history", f"{history}/runs?viewMode=CHART", "//canvas | //svg")
+    camera.take(
+        "mlflow-history",
+        f"{history}/runs?compareRunsMode=CHART",
+        "//*[contains(@class, 'main-svg')]",
+    )
     address = settings.prefect_api.removesuffix("/api")
     camera.take(
-        "prefect-run", f"{address}/runs/flow-run/{newest_run['id']}", "//h1 | //*[@role='tab']"
+        "prefect-run", f"{address}/runs/flow-run/{newest_run['id']}", "//*[@role='tablist']"
     )
     camera.driver.quit()
 

@@ -177,6 +177,8 @@ def prefect(state: StackState, settings: Settings) -> Part:
         | ({"PREFECT_SERVER_API_AUTH_STRING": auth.get_secret_value()} if auth else {})
         | {
             "PREFECT_HOME": settings.environment()["PREFECT_HOME"],
+            # Its pages ask port 4200 otherwise.
+            "PREFECT_SERVER_UI_API_URL": f"{address}/api",
             # By default any web page that is open in a browser here may call the API.
             "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": address,
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

@@ -82,6 +82,14 @@ def test_prefect_knows_deployments_limits_and_the_end_of_zombies(stack: Settings
     assert sum("heartbeat" in automation["name"] for automation in automations) == 1
 
 
+def test_the_pages_of_prefect_ask_their_own_server(stack: Settings) -> None:
+    root = stack.prefect_api.removesuffix("/api")
+    assert httpx.get(f"{root}/ui-settings").json()["api_url"] == stack.prefect_api
+    elsewhere = {"Origin": "https://example.org"}
+    answer = httpx.get(f"{stack.prefect_api}/health", headers=elsewhere)
+    assert "access-control-allow-origin" not in answer.headers
+
+
 def test_s3_refuses_those_without_the_key(stack: Settings) -> None:
     assert httpx.get(f"{stack.s3_endpoint}/{stack.bucket}").status_code == 403
     with pytest.raises(botocore.exceptions.ClientError, match="403"):
