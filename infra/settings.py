@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    state_dir: Folder = PROJECT / ".supermerge"
+    state_dir: Folder = Field(default_factory=lambda: default_state_dir())
     """State of the embedded stack: databases, logs, secrets."""
     cache_dir: Folder = Field(default_factory=lambda fields: fields["state_dir"] / "cache")
     """What was pulled from S3, by content."""
@@ -107,9 +107,7 @@ class Settings(BaseSettings):
             InvalidInput: A value is missing or malformed, or a SUPERMERGE_* variable is unknown.
         """
         _refuse_unknown_variables(cls)
-        folder = state_dir or Path(
-            os.environ.get(PREFIX + "STATE_DIR") or cls.model_fields["state_dir"].default
-        )
+        folder = state_dir or default_state_dir()
         written = read_state_file(folder).get("settings", {})
         values = {
             name: value for name, value in written.items() if _variable(name) not in os.environ
@@ -201,6 +199,11 @@ CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
+
+
+def default_state_dir() -> Path:
+    """SUPERMERGE_STATE_DIR, else `.supermerge` in the project."""
+    return Path(os.environ.get(PREFIX + "STATE_DIR") or PROJECT / ".supermerge")
 
 
 def state_file(state_dir: Path) -> Path:

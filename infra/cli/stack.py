@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from infra.cli.output import console, table
+from infra.settings import state_file
 from infra.stack import PartStatus, stack_status, start_stack, stop_stack
-from infra.stack.stack import DEFAULT_STATE_DIR
-
-StateDir = Annotated[
-    Path,
-    typer.Option(envvar="SUPERMERGE_STATE_DIR", help="Where data, logs and secrets are kept."),
-]
 
 
 def up(
-    state_dir: StateDir = DEFAULT_STATE_DIR,
     first_port: Annotated[
-        int, typer.Option(help="Where to look for free ports the first time; then they are kept.")
-    ] = 18300,
+        int | None,
+        typer.Option(
+            help="Where to look for free ports the first time; then they are kept.",
+            show_default="18300",
+        ),
+    ] = None,
     mlflow_auth: Annotated[
         bool | None,
         typer.Option(
@@ -33,20 +31,21 @@ def up(
 ) -> None:
     """Starts the servers (S3, MLflow, Prefect, worker, receiver), or repairs what is not up."""
     with console.status("Starting the stack") as status:
-        start_stack(
-            state_dir,
-            first_port=first_port,
-            mlflow_auth=mlflow_auth,
-            report=status.update,
+        settings = start_stack(first_port=first_port, mlflow_auth=mlflow_auth, report=status.update)
+    _print_parts(stack_status())
+    facts = escape(str(state_file(settings.state_dir)))
+    if settings.mlflow_username:
+        console.print(
+            f"MLflow asks for a name, {settings.mlflow_username!r}, and a password: "
+            f"mlflow_password in {facts}."
         )
-    _print_parts(stack_status(state_dir))
-    console.print(f"Logs and secrets are in {state_dir}. `supermerge down` stops everything.")
+    console.print(f"Secrets are in {facts}, logs beside it. `supermerge down` stops everything.")
 
 
-def down(state_dir: StateDir = DEFAULT_STATE_DIR) -> None:
+def down() -> None:
     """Stops all servers; data, ports and secrets stay for the next `up`."""
     with console.status("Stopping the stack") as status:
-        stop_stack(state_dir, report=status.update)
+        stop_stack(report=status.update)
     console.print("The stack is down. Its data stays; `supermerge up` goes on where it was.")
 
 

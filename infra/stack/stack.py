@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from infra.settings import PROJECT, Settings
+from infra.settings import Settings, default_state_dir
 from infra.stack.bucket import check_bucket
 from infra.stack.files import private_folder
 from infra.stack.orchestration import deploy_flows, prepare_prefect
@@ -24,11 +24,10 @@ from infra.webhooks import register_webhook
 from merging.errors import Unavailable
 
 Report = Callable[[str], None]
-DEFAULT_STATE_DIR = PROJECT / ".supermerge"
 
 
 def start_stack(
-    state_dir: Path = DEFAULT_STATE_DIR,
+    state_dir: Path | None = None,
     *,
     first_port: int | None = None,
     mlflow_auth: bool | None = None,
@@ -39,7 +38,7 @@ def start_stack(
     Running it again leaves alone what is up and well, and repairs what is not.
 
     Args:
-        state_dir: Holds all that must survive a restart; made if it is not there.
+        state_dir: Holds all that must survive a restart; SUPERMERGE_STATE_DIR, or `.supermerge`.
         first_port: Where to look for free ports the first time; they are kept afterwards.
         mlflow_auth: Whether MLflow asks for a name and a password; None keeps what was chosen.
         report: Is told each step in words.
@@ -47,7 +46,7 @@ def start_stack(
     Raises:
         Unavailable: A part did not come up; those that did stay up.
     """
-    state_dir = private_folder(state_dir.absolute())
+    state_dir = private_folder((state_dir or default_state_dir()).absolute())
     supervisor = Supervisor(state_dir)
     with _one_at_a_time(state_dir):
         state = _state(state_dir, first_port, mlflow_auth)
@@ -86,9 +85,9 @@ def start_stack(
     return settings
 
 
-def stop_stack(state_dir: Path = DEFAULT_STATE_DIR, *, report: Report = lambda step: None) -> None:
+def stop_stack(state_dir: Path | None = None, *, report: Report = lambda step: None) -> None:
     """Stops every part of the stack; data, ports and secrets stay for the next start."""
-    state_dir = state_dir.absolute()
+    state_dir = (state_dir or default_state_dir()).absolute()
     if not state_dir.is_dir():
         return
     supervisor = Supervisor(state_dir)
@@ -103,9 +102,9 @@ def stop_stack(state_dir: Path = DEFAULT_STATE_DIR, *, report: Report = lambda s
         _at_once(*(partial(stop, name) for name in supervisor.recorded()))
 
 
-def stack_status(state_dir: Path = DEFAULT_STATE_DIR) -> list[PartStatus]:
+def stack_status(state_dir: Path | None = None) -> list[PartStatus]:
     """Every part of the stack and whether it answers; [] where it was never started."""
-    state_dir = state_dir.absolute()
+    state_dir = (state_dir or default_state_dir()).absolute()
     state = read_state(state_dir)
     if state is None:
         return []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from infra.settings import Settings, read_state_file, state_file
+from infra.settings import PROJECT, Settings, read_state_file, state_file
 from infra.stack.files import private_folder, write_private
 from merging.errors import Unavailable
 
@@ -94,12 +94,14 @@ def choose_ports(state_dir: Path, first: int | None = None) -> int:
     """The first port of a free block.
 
     Args:
-        state_dir: Spreads stacks over the range, so that two that start at once do not collide.
+        state_dir: Whose stack it is. All but the project's own one are spread over the range, so
+            that two that start at once do not take the same ports.
         first: Where to look first; the search goes on upwards from there.
     """
     span = (HIGHEST_PORT - LOWEST_PORT) // BLOCK
     digest = hashlib.sha256(str(state_dir.absolute()).encode()).digest()
-    start = first or LOWEST_PORT + int.from_bytes(digest[:4]) % span * BLOCK
+    spread = 0 if state_dir == PROJECT / ".supermerge" else int.from_bytes(digest[:4]) % span
+    start = first or LOWEST_PORT + spread * BLOCK
     for step in range(span):
         block = LOWEST_PORT + (start - LOWEST_PORT + step * BLOCK) % (HIGHEST_PORT - LOWEST_PORT)
         if all(is_free(port) for port in range(block, block + BLOCK)):
