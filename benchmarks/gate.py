@@ -2,7 +2,7 @@
 
     python -m benchmarks.gate            # two minutes on one core
     python -m benchmarks.gate --quick    # a tenth of the draws
-    python -m benchmarks.gate --bootstrap  # the size of the bootstrap bound instead, four minutes
+    python -m benchmarks.gate --bootstrap  # the size of the bootstrap bound instead, two minutes
 
 The naive rule promotes when the measured mean accuracy is not lower than the deployed model's. The
 gate promotes when Tango's lower bound of the difference is above −margin. Accuracy is simulated as

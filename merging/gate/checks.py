@@ -15,6 +15,30 @@ _TRY_MERGING = (
 )
 
 
+def check_skill(task: str, constant: Comparison) -> Check:
+    """Whether an arriving expert is better than always giving the commonest answer.
+
+    An expert of shuffled labels and its head fit each other badly in the base, so it may well beat
+    the base by chance; it does not beat a constant.
+
+    Args:
+        task: Name of the ML task.
+        constant: The expert against the commonest right answer, given to every example.
+    """
+    found = (
+        f"{task}: the expert scores {percent(constant.score.estimate)} where the commonest answer, "
+        f"given every time, scores {percent(constant.reference_score.estimate)}"
+    )
+    if constant.difference.lower > 0:
+        return Check(name="expert-skill", verdict="passed", sentence=f"{found}.")
+    verdict: Verdict = "failed" if constant.difference.estimate <= 0 else "inconclusive"
+    rest = (
+        f"; with {percent(constant.confidence)} confidence it is not shown to be better than that. "
+        "Check the labels of its examples and its training, then register a better expert."
+    )
+    return Check(name="expert-skill", verdict=verdict, sentence=found + rest)
+
+
 def check_gain(task: str, role: Role, expert: Comparison) -> Check:
     """Whether the expert itself is better than the base with the expert's own head.
 

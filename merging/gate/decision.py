@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from merging.gate.checks import check_gain, check_not_worse, check_retention
+from merging.gate.checks import check_gain, check_not_worse, check_retention, check_skill
 from merging.gate.comparison import compare, measure_retention
 from merging.gate.policy import GatePolicy
 from merging.gate.report import (
@@ -24,7 +24,7 @@ from merging.gate.report import (
     overall,
     worst,
 )
-from merging.outcomes import Outcomes
+from merging.outcomes import Outcomes, commonest_answer
 from merging.statistics import Interval
 
 
@@ -91,7 +91,7 @@ def decide(
 def judge_expert(
     policy: GatePolicy, task: str, base: Outcomes, expert: Outcomes, *, attempts: int = 1
 ) -> Check:
-    """Whether an expert is worth merging at all: better than the base with the expert's own head.
+    """Whether an expert is worth merging: better than the base with its head, and than a constant.
 
     Needs no merged model, so it can bounce an expert before anything is learned. Give the same
     `attempts` as to `decide`, so that what passes here passes there.
@@ -100,8 +100,10 @@ def judge_expert(
     if fault:
         return Check(name="evidence", verdict="failed", sentence=f"{task}: {fault}")
     confidence = _shared_confidence(policy, attempts)
-    comparison = compare(policy.for_task(task).metric, expert, base, confidence)
-    return check_gain(task, "new", comparison)
+    metric = policy.for_task(task).metric
+    gain = check_gain(task, "new", compare(metric, expert, base, confidence))
+    skill = check_skill(task, compare(metric, expert, commonest_answer(expert), confidence))
+    return gain if gain.verdict == worst(gain.verdict, skill.verdict) else skill
 
 
 def _shared_confidence(policy: GatePolicy, attempts: int) -> float:
@@ -122,7 +124,9 @@ def _decide_task(policy: GatePolicy, scores: TaskScores, confidence: float) -> T
         rule.metric, scores.base, scores.expert, scores.candidate, confidence
     )
     floor = rule.retention_floor(scores.role)
+    constant = compare(rule.metric, scores.expert, commonest_answer(scores.expert), confidence)
     checks = (
+        *([check_skill(scores.task, constant)] if scores.role == "new" else []),
         check_gain(scores.task, scores.role, expert),
         check_not_worse(scores.task, name, candidate, rule),
         check_retention(scores.task, kept, expert, bounds, floor, policy),

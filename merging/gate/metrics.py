@@ -38,10 +38,16 @@ def bootstrap_scores(
     rng = np.random.default_rng(seed)
     chunks = []
     for start in range(0, replicates, _CHUNK):
-        draws = rng.multinomial(n, np.full(n, 1 / n), size=min(_CHUNK, replicates - start))
-        weights = draws.astype(np.float64)
+        size = min(_CHUNK, replicates - start)
+        weights = _resampled(rng, n, size)
         chunks.append(np.stack([_weighted_scores(metric, o, weights) for o in outcomes], axis=1))
     return np.concatenate(chunks)
+
+
+def _resampled(rng: np.random.Generator, n: int, size: int) -> Floats:
+    """How often each of `n` examples is drawn in each of `size` replicates, float64 [size, n]."""
+    drawn = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
+    return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
 def example_scores(metric: Metric, outcomes: Outcomes) -> Floats:

@@ -34,7 +34,7 @@ class Score(_Value):
 class Check(_Value):
     """One condition of the gate: what it found, and a sentence that says so and what to try."""
 
-    name: Literal["evidence", "expert-gain", "not-worse", "retention", "candidate"]
+    name: Literal["evidence", "expert-skill", "expert-gain", "not-worse", "retention", "candidate"]
     verdict: Verdict
     sentence: str
 
