@@ -26,7 +26,7 @@ from merging.feed import feed_for
 from merging.grouping import chunks, cosines, similarity_order
 from merging.heads import Head
 from merging.plan import Plan, make_plan
-from merging.run import LearningRun, Progress
+from merging.run import LearningRun, Progress, held_out_losses
 from merging.settings import MergeSettings
 from merging.state import StepRecord
 from merging.stream import StreamedMerge
@@ -177,7 +177,6 @@ class _Merge:
     ) -> tuple[_Unit, dict[str, Head]]:
         """Merges a group of units into one."""
         tasks = [task for unit in group for task in unit.tasks]
-        vectors = self._vectors(group)
         data = {task: self._calibration(task) for task in tasks}
         models = TaskModels(
             self.base,
@@ -187,12 +186,14 @@ class _Merge:
             self.device,
             tune_heads=self.settings.tune_heads,
         )
+        at_base = held_out_losses(models, data, self.settings)  # nothing is merged into them yet
+        vectors = self._vectors(group, models.lookups)
         weights = self._weights(group, models.row_names)
         merge = StreamedMerge(
             models.merged, vectors, weights, models.lookups, feed_for(vectors, self.device)
         )
         columns = tuple("+".join(unit.tasks) for unit in group)
-        run = LearningRun(merge, columns, models, data, self.settings)
+        run = LearningRun(merge, columns, models, data, self.settings, at_base)
         run_key = _key(
             *(unit.digest for unit in group),
             self.base_digest,
@@ -206,16 +207,17 @@ class _Merge:
         learned = {**heads, **run.best_heads({task: heads[task] for task in tasks})}
         return self._combined(group, run.best_coefficients().values), learned
 
-    def _vectors(self, group: Sequence[_Unit]) -> TaskVectors:
+    def _vectors(self, group: Sequence[_Unit], lookups: Collection[str]) -> TaskVectors:
         key = _key(
             self.base_digest,
             self.settings.storage,
             *(unit.digest for unit in group),
             *self.names,
+            *("", *sorted(lookups)),
         )
         path = self.work / "vectors" / f"{key}.safetensors"
         sources = [unit.source for unit in group]
-        build_vectors(path, self.base, sources, self.names, self.settings.storage)
+        build_vectors(path, self.base, sources, self.names, self.settings.storage, lookups)
         return TaskVectors(path, resident=self.settings.resident)
 
     def _calibration(self, task: str) -> tuple[CalibrationSet, CalibrationSet]:

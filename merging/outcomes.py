@@ -94,6 +94,13 @@ class Outcomes:
         return cls(**columns)
 
 
+def commonest_answer(outcomes: Outcomes) -> Outcomes:
+    """What a model would answer that knows nothing but which right answer is the commonest."""
+    counts = Counter(outcomes.targets)
+    answer = min(counts, key=lambda value: (-counts[value], str(value)))
+    return Outcomes(outcomes.keys, (answer,) * len(outcomes), outcomes.targets)  # type: ignore[arg-type]
+
+
 def _plain(answer: int | str) -> int | str:
     return answer.strip() if isinstance(answer, str) else answer
 

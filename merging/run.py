@@ -26,6 +26,19 @@ Progress = Callable[[StepRecord], None]
 SMALL = 0.01  # added to held-out losses, so that a loss of nearly zero does not decide by its noise
 
 
+def held_out_losses(
+    models: TaskModels,
+    data: Mapping[str, tuple[CalibrationSet, CalibrationSet]],
+    settings: MergeSettings,
+) -> dict[str, float]:
+    """Mean loss of the task models, as they are, on the held-out examples of each task."""
+    return {
+        task: held_out.mean_loss(models.models[task], settings)
+        for task, (_, held_out) in data.items()
+        if len(held_out)
+    }
+
+
 class LearningRun:
     """Steps over all tasks of a group, one micro-batch of each at a time.
 
@@ -35,6 +48,7 @@ class LearningRun:
         models: Task models of all tasks.
         data: By task what is learned from and what is held out.
         settings: How to learn.
+        at_base: Held-out losses of the unmerged base, by task: what there is to gain.
     """
 
     def __init__(
@@ -44,12 +58,14 @@ class LearningRun:
         models: TaskModels,
         data: Mapping[str, tuple[CalibrationSet, CalibrationSet]],
         settings: MergeSettings,
+        at_base: Mapping[str, float],
     ) -> None:
         self.merge = merge
         self.columns = columns
         self.models = models
         self.data = data
         self.settings = settings
+        self.at_base = at_base
         self.tasks = tuple(models.models)
         self.num_steps = settings.steps + settings.row_steps * (settings.granularity == "row")
         self.heads: dict[str, HeadWeights] = {}
@@ -134,11 +150,7 @@ class LearningRun:
 
     def _look(self, record: StepRecord, progress: Progress | None) -> None:
         """Keeps the state if it does better on the held-out examples: worst task, then mean."""
-        losses = {
-            task: self.data[task][1].mean_loss(self.models.models[task], self.settings)
-            for task in self.tasks
-            if len(self.data[task][1])
-        }
+        losses = held_out_losses(self.models, self.data, self.settings)
         self._record(StepRecord(record.step, record.losses, losses), progress)
         score = self._score(losses)
         if self.best_score is None or score <= self.best_score:
@@ -146,11 +158,14 @@ class LearningRun:
             self.best = self._snapshot()
 
     def _score(self, losses: Mapping[str, float]) -> tuple[float, float]:
-        """Held-out loss relative to the start: worst task to two digits, then the mean."""
-        before = self.history[0].held_out
-        if not losses or not before:
+        """Held-out loss relative to the base's: worst task to two digits, then the mean.
+
+        Not relative to the start: a warm start is nearly perfect on the old tasks, and measured by
+        that no step towards a new one would ever count as better.
+        """
+        if not losses:
             return (0.0, 0.0)
-        ratios = [(losses[task] + SMALL) / (before[task] + SMALL) for task in losses]
+        ratios = [(losses[task] + SMALL) / (self.at_base[task] + SMALL) for task in losses]
         return (round(max(ratios), 2), sum(ratios) / len(ratios))
 
     def _record(self, record: StepRecord, progress: Progress | None) -> None:

@@ -156,7 +156,11 @@ def test_data_docs_are_built_where_asked_and_hold_no_text_of_the_table(tmp_path)
 
 def model(right: int, n: int = 400) -> Outcomes:
     keys = tuple(f"{i:04d}" for i in range(n))
-    return Outcomes(keys, tuple(int(i < right) for i in range(n)), (1,) * n)
+    return Outcomes(
+        keys,
+        tuple((i if i < right else i + 1) % 5 for i in range(n)),
+        tuple(i % 5 for i in range(n)),
+    )
 
 
 def report(candidate: int = 345) -> GateReport:

@@ -35,7 +35,11 @@ HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(1)> & "quoted" {{ 7
 
 def model(right: int, n: int = 400) -> Outcomes:
     keys = tuple(f"{i:04d}" for i in range(n))
-    return Outcomes(keys, tuple(int(i < right) for i in range(n)), (1,) * n)
+    return Outcomes(
+        keys,
+        tuple((i if i < right else i + 1) % 5 for i in range(n)),
+        tuple(i % 5 for i in range(n)),
+    )
 
 
 def task(name="reviews", role="old", candidate=345, champion=346, n=400) -> TaskScores:

@@ -97,6 +97,16 @@ def test_an_expert_that_gains_nothing_cannot_pass(scores):
     assert report.tasks[0].retention is None
 
 
+def test_an_expert_no_better_than_a_constant_is_not_worth_merging():
+    # Chance is 20 %: the head of shuffled labels may do worse than that in the base.
+    check = judge_expert(POLICY, "reviews", first_right(150), first_right(200))
+    assert (check.name, check.verdict) == ("expert-skill", "failed")
+    assert "commonest answer" in check.sentence
+    lucky = judge_expert(POLICY, "reviews", first_right(150), first_right(205))
+    assert lucky.verdict == "inconclusive"
+    assert judge_expert(POLICY, "reviews", first_right(150), first_right(400)).verdict == "passed"
+
+
 def test_an_expert_can_be_judged_before_anything_is_merged():
     base = first_right(700)
     assert judge_expert(POLICY, "reviews", base, first_right(800)).verdict == "passed"
