@@ -48,3 +48,5 @@ app.command()(models.pull)
 def configure(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show logs.")) -> None:
     """Sets the log level of every command."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
+    # It warns of every connection that a parallel download closes.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

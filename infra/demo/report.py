@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -63,7 +63,7 @@ def show_result(console: Console, queue: MergeQueue, settled: Sequence[ExpertVer
     _show_pages(console, queue)
 
 
-def ask_deployed_model(console: Console, family: str) -> None:
+def ask_deployed_model(console: Console, family: str, tasks: Collection[str]) -> None:
     """Asks the deployed model through MLflow, as any application would."""
     import mlflow.pyfunc
 
@@ -71,6 +71,8 @@ def ask_deployed_model(console: Console, family: str) -> None:
     console.print(f'\nAsking mlflow.pyfunc.load_model("{uri}"):')
     model = mlflow.pyfunc.load_model(uri)
     for task, inputs in QUESTIONS.items():
+        if task not in tasks:
+            continue
         for text, answer in zip(
             inputs, model.predict({"task": task, "inputs": list(inputs)}), strict=True
         ):

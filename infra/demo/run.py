@@ -87,7 +87,7 @@ def run_demo(console: Console, *, fresh: bool = False) -> None:
         console.rule(escape(arrival.title))
         settled.append(_land(console, queue, arrival, directory))
     show_result(console, queue, settled)
-    ask_deployed_model(console, FAMILY)
+    ask_deployed_model(console, FAMILY, [e.task for e in settled if e.status == "merged"])
     console.print(
         f"\nDone in {time.monotonic() - started:.0f} s. The servers stay up: "
         "[bold]supermerge status demo[/bold] shows the queue, [bold]make down[/bold] stops them."
