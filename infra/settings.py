@@ -104,30 +104,35 @@ class Settings(BaseSettings):
                 `.supermerge` in the project.
 
         Raises:
-            InvalidInput: A value is missing or malformed, or a SUPERMERGE_* variable is unknown.
+            InvalidInput: As `of` does.
         """
-        _refuse_unknown_variables(cls)
         folder = state_dir or default_state_dir()
         written = read_state_file(folder).get("settings", {})
         values = {
             name: value for name, value in written.items() if _variable(name) not in os.environ
         }
+        return cls.of({**values, "state_dir": folder}, f"environment, then {state_file(folder)}")
+
+    @classmethod
+    def of(cls, values: dict[str, Any], where: str) -> Self:
+        """Settings from values, and from SUPERMERGE_* variables for the fields without one.
+
+        Raises:
+            InvalidInput: A value is missing or malformed, or there is a SUPERMERGE_* variable that
+                means nothing; says what to set.
+        """
+        _refuse_unknown_variables(cls)
         try:
-            return cls(**{**values, "state_dir": folder})
+            return cls(**values)
         except ValidationError as error:
-            fields = {str(item["loc"][0]) if item["loc"] else "settings" for item in error.errors()}
+            found = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+            fields = sorted({_variable(name) for name, _ in found if name in cls.model_fields})
             raise InvalidInput(
-                where=f"settings (environment, then {state_file(folder)})",
+                where=f"settings ({where})",
                 expected="every address and credential",
-                found="; ".join(
-                    f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}"
-                    for item in error.errors()
-                ),
+                found="; ".join(f"{name or 'settings'}: {message}" for name, message in found),
                 remedy="Start the embedded stack with `supermerge up`, or set "
-                + ", ".join(
-                    sorted(map(_variable, fields & cls.model_fields.keys())) or [f"{PREFIX}*"]
-                )
-                + ".",
+                f"{', '.join(fields) or 'SUPERMERGE_* variables'}.",
             ) from None
 
     def family_names(self) -> tuple[str, ...]:
@@ -186,6 +191,7 @@ CLIENT_DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # Torch threads that spin while they wait starve the servers they share cores with, and themselves.
     "OMP_WAIT_POLICY": "PASSIVE",
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -7,7 +7,9 @@ from pathlib import Path
 
 
 def private_folder(path: Path) -> Path:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The folder, made if it is not there, and closed to everyone else."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
     return path
 
 

@@ -6,6 +6,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +123,18 @@ def _zombie_automation() -> dict[str, Any]:
     }
 
 
-def _client(settings: Settings) -> httpx.Client:
-    return httpx.Client(base_url=settings.prefect_api, auth=settings.prefect_login, timeout=30)
+@contextmanager
+def _client(settings: Settings) -> Iterator[httpx.Client]:
+    try:
+        with httpx.Client(
+            base_url=settings.prefect_api, auth=settings.prefect_login, timeout=30
+        ) as client:
+            yield client
+    except httpx.HTTPError as error:
+        raise Unavailable(
+            f"Prefect at {settings.prefect_api} cannot be prepared: {error}. "
+            "Check SUPERMERGE_PREFECT_API and SUPERMERGE_PREFECT_AUTH, or read its log."
+        ) from None
 
 
 def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -13,14 +12,13 @@ from typing import Any
 import httpx
 
 from infra.settings import CLIENT_DEFAULTS, PREFIX, Settings
-from infra.stack.files import private_folder, write_private
+from infra.stack.part_files import ADMIN, basic_auth_file, identities_file
 from infra.stack.state import HOST, StackState
 from infra.stack.supervise import Part
 from merging.errors import Unavailable
 
 POOL = "supermerge"
 RUNS_AT_ONCE = 4
-ADMIN = "admin"
 PYTHON = (sys.executable, "-m")
 
 
@@ -48,7 +46,7 @@ def embedded_settings(state: StackState, state_dir: Path) -> Settings:
         if not _is_given(decisive)
         for name, value in fields.items()
     }
-    settings = Settings(state_dir=state_dir, **values)
+    settings = Settings.of({**values, "state_dir": state_dir}, "environment")
     if _is_given("mlflow_uri"):
         return settings
     root = f"s3://{settings.bucket}/_mlflow"  # no family can have this name
@@ -65,14 +63,6 @@ def stack_parts(state: StackState, settings: Settings) -> dict[str, Part]:
     if not _is_given("prefect_api"):
         parts.append(prefect(state, settings))
     return {part.name: part for part in parts}
-
-
-def write_part_files(state: StackState, settings: Settings) -> None:
-    """The files that the commands below name."""
-    private_folder(settings.state_dir / "s3")
-    write_private(_identities_file(settings), json.dumps(_identities(state)))
-    private_folder(settings.state_dir / "mlflow")
-    write_private(_basic_auth_file(settings), _basic_auth(settings))
 
 
 def s3(state: StackState, settings: Settings) -> Part:
@@ -97,7 +87,7 @@ def s3(state: StackState, settings: Settings) -> Part:
             f"-s3.port={state.s3_port}",
             f"-s3.port.grpc={next(inner)}",
             *inner_ports,
-            f"-s3.config={_identities_file(settings)}",
+            f"-s3.config={identities_file(settings)}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-disableHttp",  # else the filer's port reads and deletes objects without any key
@@ -143,7 +133,7 @@ def mlflow(state: StackState, settings: Settings) -> Part:
     if state.mlflow_auth:
         command.append("--app-name=basic-auth")
         environment |= {
-            "MLFLOW_AUTH_CONFIG_PATH": str(_basic_auth_file(settings)),
+            "MLFLOW_AUTH_CONFIG_PATH": str(basic_auth_file(settings)),
             "MLFLOW_AUTH_ADMIN_PASSWORD": state.mlflow_admin_password.get_secret_value(),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": state.mlflow_session_key.get_secret_value(),
         }
@@ -247,33 +237,6 @@ def receiver(state: StackState, settings: Settings) -> Part:
 
 def _is_given(field: str) -> bool:
     return PREFIX + field.upper() in os.environ
-
-
-def _identities(state: StackState) -> dict[str, object]:
-    keys = {
-        "accessKey": state.s3_access_key,
-        "secretKey": state.s3_secret_key.get_secret_value(),
-    }
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    return {"identities": [{"name": "supermerge", "credentials": [keys], "actions": actions}]}
-
-
-def _identities_file(settings: Settings) -> Path:
-    return settings.state_dir / "s3-identities.json"
-
-
-def _basic_auth_file(settings: Settings) -> Path:
-    return settings.state_dir / "mlflow" / "basic_auth.ini"
-
-
-def _basic_auth(settings: Settings) -> str:
-    return (
-        "[mlflow]\n"
-        "default_permission = READ\n"
-        f"database_uri = sqlite:///{settings.state_dir / 'mlflow' / 'users.db'}\n"
-        f"admin_username = {ADMIN}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
 
 
 def _weed() -> str:

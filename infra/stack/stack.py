@@ -17,7 +17,8 @@ from infra.settings import Settings, default_state_dir
 from infra.stack.bucket import check_bucket
 from infra.stack.files import private_folder
 from infra.stack.orchestration import deploy_flows, prepare_prefect
-from infra.stack.parts import embedded_settings, stack_parts, write_part_files
+from infra.stack.part_files import write_part_files
+from infra.stack.parts import embedded_settings, stack_parts
 from infra.stack.state import StackState, choose_ports, read_state, write_state
 from infra.stack.supervise import PartStatus, Supervisor
 from infra.webhooks import register_webhook

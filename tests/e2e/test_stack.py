@@ -11,6 +11,7 @@ import botocore.exceptions
 import httpx
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from infra.settings import Settings
 from infra.stack import stack_status, start_stack, stop_stack
@@ -88,6 +89,16 @@ def test_the_pages_of_prefect_ask_their_own_server(stack: Settings) -> None:
     elsewhere = {"Origin": "https://example.org"}
     answer = httpx.get(f"{stack.prefect_api}/health", headers=elsewhere)
     assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_command_shows_where_everything_is(stack: Settings) -> None:
+    from infra.cli import app
+
+    shown = CliRunner().invoke(app, ["up"], env={"COLUMNS": "200"}).output
+    for part in stack_status(stack.state_dir):
+        assert part.address in shown
+    for secret in (stack.s3_secret_key, stack.webhook_secret):
+        assert secret.get_secret_value() not in shown
 
 
 def test_s3_refuses_those_without_the_key(stack: Settings) -> None:

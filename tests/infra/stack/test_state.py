@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings, state_file
-from infra.stack.parts import embedded_settings, stack_parts, write_part_files
+from infra.stack.part_files import write_part_files
+from infra.stack.parts import embedded_settings, stack_parts
 from infra.stack.state import BLOCK, StackState, choose_ports, read_state, write_state
 
 
