@@ -12,24 +12,16 @@ from collections.abc import Sequence
 
 from prefect import flow, get_run_logger
 
+from flows.admission import admit
 from flows.delivery import Outcome, bounce, deliver
-from flows.ladder import acceptable, climb_ladder, rungs_to_climb
+from flows.ladder import climb_ladder
 from flows.promote import act_on_review
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
-from infra.registry import ExpertVersion
-from merging.errors import (
-    Corrupt,
-    IncompatibleExpert,
-    InvalidInput,
-    NonFinite,
-)
-from merging.gate import judge_expert
-from tasks.evaluate import score_expert
+from merging.errors import Corrupt, NonFinite
 from tasks.find import find_waiting_experts
-from tasks.preflight import preflight
-from tasks.pull import pull_base, pull_champion, pull_expert
-from tasks.settle import repair_mirror, settle_expert, settle_members
+from tasks.pull import pull_base, pull_champion
+from tasks.settle import repair_mirror, settle_members
 from tasks.values import Base, Deployed, Member, describe
 
 
@@ -81,43 +73,6 @@ def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
             "base for good: restore it, or start a new family for the new base."
         )
     return deployed
-
-
-def admit(
-    queue: MergeQueue,
-    base: Base,
-    deployed: Deployed | None,
-    waiting: Sequence[ExpertVersion],
-) -> tuple[tuple[Member, ...], tuple[Outcome, ...]]:
-    """Pulls and checks the waiting experts; those that cannot be merged are rejected at once."""
-    members, bounced = [], []
-    attempts = len(rungs_to_climb(queue.family, deployed))
-    known = {m.task: m.record for m in deployed.members} if deployed else {}
-    for version in waiting:
-        try:
-            pulled = pull_expert(queue, version)
-            present = known.get(version.task)
-            if present and present.digest == pulled.digest:
-                reason = f"Same content as {present.name}/{present.version}, which is deployed."
-                settle_expert(queue, version, "merged", reason)
-                continue
-            member = preflight(queue, base, pulled)
-            answers = score_expert(queue, base, member)
-            check = judge_expert(queue.family.gate, member.task, *answers, attempts=attempts)
-            if check.verdict not in acceptable(queue.family):
-                raise InvalidInput(
-                    where=version.ref,
-                    expected="an expert that is better than its base",
-                    found=check.sentence,
-                    remedy="Nothing was merged.",
-                )
-        except (InvalidInput, IncompatibleExpert) as error:
-            settle_expert(queue, version, "rejected", str(error))
-            bounced.append(bounce(queue, (version.task,), str(error)))
-            continue
-        settle_expert(queue, version, "merging", "")
-        members.append(member)
-    return tuple(members), tuple(bounced)
 
 
 def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Outcome, ...]:

@@ -86,6 +86,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text())
+        if not isinstance(config, dict) or not isinstance(config.get("id2label", {}), dict):
+            raise ValueError("a configuration, or an id2label in it, that is no JSON object")
     except (OSError, ValueError) as error:
         raise InvalidInput(
             where=str(path),

@@ -13,13 +13,18 @@ def passes_by_itself(task: Any, run: Any, state: Any) -> bool:
     """True for a fault of a server or the network; our own refusals stay what they are."""
     try:
         state.result()
-    except MergeQueueError as error:
-        return isinstance(error, Unavailable)
     except Exception as error:  # noqa: BLE001 - asked for by Prefect; nothing is swallowed here
-        return isinstance(error, OSError) or type(error).__module__.startswith(
-            ("botocore", "mlflow", "httpx", "requests", "urllib3")
-        )
+        return is_transient(error)
     return False
+
+
+def is_transient(error: Exception) -> bool:
+    """True for a fault of a server or the network, false for what will be the same next time."""
+    if isinstance(error, MergeQueueError):
+        return isinstance(error, Unavailable)
+    servers = ("botocore", "mlflow", "httpx", "requests", "urllib3", "prefect")
+    broken = isinstance(error, ConnectionError | TimeoutError)
+    return broken or type(error).__module__.startswith(servers)
 
 
 SIDE_EFFECT: dict[str, Any] = {

@@ -56,8 +56,16 @@ def test_the_same_inputs_have_the_same_key():
         {"deployed": deployed("a", sequence=2)},
         {"arrivals": (member("b", version=2),)},
         {"arrivals": (member("b"), member("c"))},
-        {"family": FAMILY.model_copy(update={"merge": FAMILY.merge.model_copy(update={"seed": 1})})},
-        {"family": FAMILY.model_copy(update={"gate": FAMILY.gate.model_copy(update={"margin": 0.1})})},
+        {
+            "family": FAMILY.model_copy(
+                update={"merge": FAMILY.merge.model_copy(update={"seed": 1})}
+            )
+        },
+        {
+            "family": FAMILY.model_copy(
+                update={"gate": FAMILY.gate.model_copy(update={"margin": 0.1})}
+            )
+        },
     ],
     ids=["rung", "base", "first", "champion", "content", "arrivals", "settings", "policy"],
 )

@@ -1,0 +1,79 @@
+"""Which of the waiting experts may be merged, found out before anything is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flows.delivery import Outcome, bounce
+from flows.ladder import acceptable, rungs_to_climb
+from infra.queue import MergeQueue
+from infra.registry import ExpertVersion
+from merging.errors import IncompatibleExpert, InvalidInput, MergeQueueError, Refused
+from merging.gate import judge_expert
+from tasks.evaluate import score_expert
+from tasks.preflight import preflight
+from tasks.pull import pull_expert
+from tasks.retry import is_transient
+from tasks.settle import settle_expert
+from tasks.values import Base, Deployed, Member
+
+
+def admit(
+    queue: MergeQueue, base: Base, deployed: Deployed | None, waiting: Sequence[ExpertVersion]
+) -> tuple[tuple[Member, ...], tuple[Outcome, ...]]:
+    """Pulls and checks the waiting experts; what cannot be merged is settled at once.
+
+    Returns:
+        The experts to merge, and what became of those that were bounced.
+
+    Raises:
+        Exception: A server does not answer, or the fault is not the expert's.
+    """
+    members: list[Member] = []
+    bounced: list[Outcome] = []
+    for version in waiting:
+        try:
+            member = look_at(queue, base, deployed, version)
+        except (InvalidInput, IncompatibleExpert, Refused) as error:
+            settle_expert(queue, version, "rejected", str(error))
+            bounced.append(bounce(queue, (version.task,), str(error)))
+        except Exception as error:
+            if isinstance(error, MergeQueueError) or is_transient(error):
+                raise
+            # Not foreseen: recorded on the expert, so that it does not block the queue for good.
+            reason = (
+                f"Looking at it failed with {type(error).__name__}: {error}. The flow run has the "
+                f"traceback. Mend the cause, then: supermerge release {version.ref}"
+            )
+            settle_expert(queue, version, "held", reason)
+            bounced.append(bounce(queue, (version.task,), reason))
+        else:
+            if member is not None:
+                settle_expert(queue, version, "merging", "")
+                members.append(member)
+    return tuple(members), tuple(bounced)
+
+
+def look_at(
+    queue: MergeQueue, base: Base, deployed: Deployed | None, version: ExpertVersion
+) -> Member | None:
+    """Opens one expert; None where the same content is deployed already.
+
+    Raises:
+        InvalidInput, IncompatibleExpert: It does not fit, or its table breaks the data contract.
+        Refused: It is no better than its base.
+    """
+    pulled = pull_expert(queue, version)
+    known = {m.task: m.record for m in deployed.members} if deployed else {}
+    present = known.get(version.task)
+    if present is not None and present.digest == pulled.digest:
+        reason = f"Same content as {present.name}/{present.version}, which is deployed."
+        settle_expert(queue, version, "merged", reason)
+        return None
+    member = preflight(queue, base, pulled)
+    answers = score_expert(queue, base, member)
+    attempts = len(rungs_to_climb(queue.family, deployed))
+    check = judge_expert(queue.family.gate, member.task, *answers, attempts=attempts)
+    if check.verdict not in acceptable(queue.family):
+        raise Refused(f"Nothing was merged. {check.sentence}")
+    return member

@@ -1,0 +1,41 @@
+"""What is tried again, and what is not."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from botocore.exceptions import EndpointConnectionError
+from mlflow.exceptions import MlflowException
+
+from merging.errors import Conflict, Corrupt, InvalidInput, Unavailable
+from tasks.retry import is_transient
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
+        MlflowException("gone"),
+        httpx.ConnectError("refused"),
+        ConnectionResetError(),
+        TimeoutError(),
+        Unavailable("not there yet"),
+    ],
+)
+def test_a_fault_of_a_server_or_the_network_is_tried_again(error):
+    assert is_transient(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidInput(where="w", expected="e", found="f", remedy="r"),
+        Corrupt("changed"),
+        Conflict("lost"),
+        FileNotFoundError("image.png"),
+        ValueError("bad"),
+        KeyError("x"),
+    ],
+)
+def test_what_will_be_the_same_next_time_is_not(error):
+    assert not is_transient(error)
