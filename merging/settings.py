@@ -36,6 +36,7 @@ class MergeSettings(BaseModel):
         group_size: Merge at most so many at a time, level by level; None merges all at once.
         group_by: Which experts come together: those that arrived together, or similar ones.
         memory_budget: Bytes that the planner must stay below.
+        warm_start: Re-learn from the deployed coefficients instead of `initial`.
         seed: Fixes which examples are taken and their order.
         resident: Keep all task vectors in memory; else they pass through it tile by tile.
         storage: How task vectors are kept in the work folder.
@@ -61,6 +62,7 @@ class MergeSettings(BaseModel):
     evaluate_every: int = Field(10, ge=1)
     group_size: int | None = Field(None, ge=2)
     group_by: Literal["arrival", "similarity"] = "arrival"
+    warm_start: bool = False
     seed: int = 0
     storage: Storage = "fp32"
     resident: bool = False

@@ -73,8 +73,9 @@ def write_model(queue: MergeQueue, build: Build, learned: Learned) -> Path:
 
 
 def _deployed_state(build: Build) -> tuple[Coefficients | None, dict[str, Head] | None]:
-    """The champion's coefficients and heads of the experts that stay: the warm start."""
-    if build.deployed is None or not build.kept:
+    """The champion's coefficients and heads of the experts that stay, where learning starts there."""
+    warm = build.rung == "chain" or build.settings.warm_start
+    if build.deployed is None or not build.kept or not warm:
         return None, None
     kept = [member.task for member in build.kept]
     coefficients = Coefficients.load(build.deployed.directory / "coefficients.safetensors")

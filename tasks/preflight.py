@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect import task
 
-from infra.contracts import check_examples
+from infra.contracts import ContractResult, check_examples
 from infra.layout import find_layout_on_disk
 from infra.manifest import MergedExpert
 from infra.queue import MergeQueue
@@ -21,7 +21,7 @@ from tasks.values import Base, Member, Pulled
 def preflight(queue: MergeQueue, base: Base, pulled: Pulled) -> Member:
     """Opens a pulled expert after checking it; raises as :func:`open_checked` does."""
     version = pulled.version
-    expert = open_checked(queue, base, version.task, pulled.directory, version.ref)
+    expert, contract = open_checked(queue, base, version.task, pulled.directory, version.ref)
     record = MergedExpert(
         task=version.task,
         name=version.name,
@@ -29,12 +29,12 @@ def preflight(queue: MergeQueue, base: Base, pulled: Pulled) -> Member:
         source=str(pulled.source),
         digest=pulled.digest,
     )
-    return Member(record, expert)
+    return Member(record, expert, contract)
 
 
 def open_checked(
     queue: MergeQueue, base: Base, task_name: str, directory: Path, who: str
-) -> Expert:
+) -> tuple[Expert, ContractResult]:
     """Opens an expert's folder after checking weights and examples.
 
     Args:
@@ -58,7 +58,7 @@ def open_checked(
             f"Fine-tune it again from the base of family {queue.name!r} ({queue.family.base}).",
         )
     labels = read_head(task_name, checkpoint, kind).labels
-    contract = check_examples(read_table(table), kind, labels, queue.family.gate)
+    contract = check_examples(read_table(table), kind, labels, queue.family.gate, task=task_name)
     if not contract.passed:
         raise InvalidInput(
             where=f"examples of {who}",
@@ -66,4 +66,4 @@ def open_checked(
             found=" ".join(contract.sentences),
             remedy="Correct the table and register the expert again.",
         )
-    return open_expert(task_name, checkpoint, kind, examples=table)
+    return open_expert(task_name, checkpoint, kind, examples=table), contract

@@ -12,8 +12,11 @@ from infra.contracts import ContractResult
 from infra.queue import MergeQueue
 from infra.report import Flip, ReportInputs, collect_flips, render_report
 from infra.report import Member as ShownMember
+from merging.checkpoint import Checkpoint
 from merging.coefficients import Coefficients
+from merging.deltas import mergeable_names, source_of
 from merging.gate import GateReport, TaskScores
+from merging.grouping import cosines
 from merging.learn import Learned
 from tasks.values import Build, Deployed, Member, describe
 
@@ -49,7 +52,8 @@ def write_report(
             "build key": build.key,
             "built on": f"promotion {build.champion_sequence}",
         },
-        contracts=(contract,),
+        contracts=[m.contract for m in build.arrivals if m.contract] + [contract],
+        cosines=_cosines(build),
         reproduce=(
             f"supermerge audit {queue.name}    # rebuilds it and compares every byte",
             f"supermerge pull {queue.name} DIRECTORY    # its files, digests checked",
@@ -66,6 +70,20 @@ def _flips(
     return {
         s.task: collect_flips(keys[s.task], gate[s.task], s.candidate, s.champion or s.base)
         for s in scores
+    }
+
+
+def _cosines(build: Build) -> dict[str, dict[str, float]]:
+    """Cosine of each pair of task vectors, by task and task."""
+    base, kind = build.base.directory, build.family.kind
+    experts = [member.expert for member in build.members]
+    names = mergeable_names(base, experts, kind)
+    checkpoint = Checkpoint.open(base)
+    sources = [source_of(checkpoint, expert, kind) for expert in experts]
+    values = cosines(checkpoint, sources, names)
+    tasks = [expert.task for expert in experts]
+    return {
+        a: dict(zip(tasks, row, strict=True)) for a, row in zip(tasks, values.tolist(), strict=True)
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.contracts import ContractResult
 from infra.families import Family
 from infra.manifest import Manifest, MergedExpert
 from infra.promotions import Promotion
@@ -42,6 +43,8 @@ class Member:
 
     record: MergedExpert
     expert: Expert
+    contract: ContractResult | None = None
+    """How its examples table kept the data contract; looked at when it arrives."""
 
     @property
     def task(self) -> str:

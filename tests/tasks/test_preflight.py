@@ -90,7 +90,9 @@ SPOILT = {
 
 
 def test_a_good_expert_is_opened(base, folder):
-    assert look(base, folder).task == "weather"
+    opened, contract = look(base, folder)
+    assert opened.task == "weather"
+    assert contract.passed
 
 
 @pytest.mark.parametrize("how", SPOILT)
