@@ -66,6 +66,19 @@ def load_bench(kind: ModelKind, seed: int, cache: Path, tasks: Sequence[str] = (
     return Bench(kind, seed, base, tuple(experts))
 
 
+def given_bench(kind: ModelKind, base: Path, experts: Sequence[str]) -> Bench:
+    """Experts that exist already.
+
+    Args:
+        kind: The backbone's kind of model.
+        base: Its directory.
+        experts: `task=directory` of each, in the order in which they arrive.
+    """
+    pairs = [expert.partition("=") for expert in experts]
+    opened = [open_expert(task, Path(directory), kind) for task, _, directory in pairs]
+    return Bench(kind, 0, base, tuple(opened))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=list(NAMES), action="append", help="only this backbone")

@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality --quick      # one seed, fewer gate examples and variants
     python -m benchmarks.quality              # everything; hours on two cores, resumable
+    python -m benchmarks.quality --quick --base DIR --expert TASK=DIR --expert TASK=DIR …
 
 Prints Markdown tables. Accuracy is that of the task's gate examples, which nothing was chosen on.
 "Gap" is the recovered gap, (merged − floor) / (expert − floor), where the floor is the base with the
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.cost import costs
-from benchmarks.experts import NAMES, load_bench
+from benchmarks.experts import NAMES, given_bench, load_bench
 from benchmarks.laboratory import Laboratory, Result
 from benchmarks.transfer import out_of_domain
 from merging.baselines import ALL_METHODS
@@ -39,50 +40,60 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one seed, 500 gate examples a task")
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
+    parser.add_argument("--base", type=Path, help="with --expert: experts that exist already")
+    parser.add_argument("--expert", action="append", metavar="TASK=DIR")
     options = parser.parse_args()
     # On a CPU with bf16 units they multiply fp32 matrices; the same for every row of a table.
     torch.set_float32_matmul_precision("medium")
-    seeds = 1 if options.quick else options.seeds
+    rows = 500 if options.quick else None
+    if options.expert:
+        kind = (options.kind or ["text-classifier"])[0]
+        bench = given_bench(kind, options.base, options.expert)
+        print_tables([Laboratory(bench, options.cache, rows)], quick=options.quick)
+        return
     for kind in options.kind or NAMES:
-        laboratories = [
-            Laboratory(
-                load_bench(kind, seed, options.cache),
-                options.cache,
-                gate_rows=500 if options.quick else None,
-            )
-            for seed in range(seeds)
+        benches = [
+            load_bench(kind, seed, options.cache)
+            for seed in range(1 if options.quick else options.seeds)
         ]
-        print(f"\n## {kind}, {seeds} seed{'s' if seeds > 1 else ''}\n", flush=True)
-        compare_variants(laboratories)
-        compare_training_free(laboratories, quick=options.quick)
-        compare_calibration_sizes(laboratories, quick=options.quick)
-        compare_groups(laboratories)
-        compare_arrivals(laboratories)
-        compare_costs(laboratories[0])
-        out_of_domain(laboratories[0], SOFT)
+        laboratories = [Laboratory(bench, options.cache, rows) for bench in benches]
+        print_tables(laboratories, quick=options.quick)
 
 
-def compare_variants(laboratories: Sequence[Laboratory]) -> None:
+def print_tables(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
+    """All tables of one backbone."""
+    print(f"\n## {laboratories[0].bench.kind}, seeds: {len(laboratories)}\n", flush=True)
+    compare_variants(laboratories, quick=quick)
+    compare_arrivals(laboratories)
+    compare_training_free(laboratories, quick=quick)
+    compare_costs(laboratories[0])
+    compare_calibration_sizes(laboratories, quick=quick)
+    compare_groups(laboratories)
+    out_of_domain(laboratories[0], SOFT)
+
+
+def compare_variants(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
     """The paper's method and what is beyond it, at 128 calibration examples a task."""
     table = Table("Learned, 128 calibration examples a task", laboratories)
     table.reference()
-    variants: Mapping[str, Mapping[str, Any]] = {
+    soft = {"objective": "experts"}
+    row, heads = {"granularity": "row"}, {"tune_heads": True}
+    variants: dict[str, dict[str, Any]] = {
         "tensor, labels (the paper)": {},
-        "… without tanh": {"tanh": False},
-        "tensor, experts' soft labels": {"objective": "experts"},
-        "tensor, both": {"objective": "both"},
-        "tensor, entropy (AdaMerging)": {"objective": "entropy"},
-        "one per expert, labels": {"granularity": "model"},
-        "row, labels": {"granularity": "row"},
-        "row, soft labels": {"granularity": "row", "objective": "experts"},
-        "tensor + heads, labels": {"tune_heads": True},
-        "tensor + heads, soft labels": {"tune_heads": True, "objective": "experts"},
-        "row + heads, soft labels": {
-            "granularity": "row",
-            "tune_heads": True,
-            "objective": "experts",
-        },
+        "tensor, soft labels": soft,
+        "tensor + heads, soft labels": {**heads, **soft},
+        "row, soft labels": {**row, **soft},
+        "row + heads, soft labels": {**row, **heads, **soft},
+        "tensor, labels, without tanh": {"tanh": False},
     }
+    if not quick:
+        variants |= {
+            "tensor, both": {"objective": "both"},
+            "tensor, entropy (AdaMerging)": {"objective": "entropy"},
+            "one number per expert, labels": {"granularity": "model"},
+            "row, labels": row,
+            "tensor + heads, labels": heads,
+        }
     for name, changes in variants.items():
         settings = PAPER.model_copy(update=changes)
         table.add(name, partial(Laboratory.learned, settings=settings))
