@@ -74,20 +74,7 @@ def main(family: str) -> None:
         params={"path": "report/report.html", "run_uuid": champion["run_id"]},
         auth=settings.mlflow_login,
     ).raise_for_status()
-    newest_run = (
-        httpx.post(
-            f"{settings.prefect_api}/flow_runs/filter",
-            json={
-                "sort": "END_TIME_DESC",
-                "limit": 1,
-                "flows": {"name": {"any_": ["continual-merge"]}},
-                "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
-            },
-            auth=settings.prefect_login,
-        )
-        .raise_for_status()
-        .json()[0]
-    )
+    tags = {tag["key"]: tag["value"] for tag in champion["tags"]}
 
     camera = Camera()
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +91,7 @@ def main(family: str) -> None:
     )
     address = settings.prefect_api.removesuffix("/api")
     camera.take(
-        "prefect-run", f"{address}/runs/flow-run/{newest_run['id']}", "//*[@role='tablist']"
+        "prefect-run", f"{address}/runs/flow-run/{tags['merge.run-id']}", "//*[@role='tablist']"
     )
     camera.driver.quit()
 

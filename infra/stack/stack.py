@@ -101,6 +101,7 @@ def stop_stack(state_dir: Path | None = None, *, report: Report = lambda step: N
         # The worker first: it reports the end of its runs while Prefect still answers.
         stop("worker")
         _at_once(*(partial(stop, name) for name in supervisor.recorded()))
+        _remove_sockets(read_state(state_dir))
 
 
 def stack_status(state_dir: Path | None = None) -> list[PartStatus]:
@@ -117,6 +118,13 @@ def stack_status(state_dir: Path | None = None) -> list[PartStatus]:
 def _state(state_dir: Path, first_port: int | None, mlflow_auth: bool | None) -> StackState:
     state = read_state(state_dir) or StackState(first_port=choose_ports(state_dir, first_port))
     return state if mlflow_auth is None else state.model_copy(update={"mlflow_auth": mlflow_auth})
+
+
+def _remove_sockets(state: StackState | None) -> None:
+    """SeaweedFS leaves some of its sockets behind, in /tmp whatever it is told."""
+    for port in (state.s3_port, *state.s3_inner_ports) if state else ():
+        for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            socket.unlink(missing_ok=True)
 
 
 def _at_once(*steps: Callable[[], None]) -> None:
