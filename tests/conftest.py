@@ -49,7 +49,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
     root = tmp_path_factory.mktemp("stack")
     served = _write_families(root / "served", {SERVED: "auto"})
-    called = {name: "auto" for name in CALLED} | {f"{name}-review": "review" for name in CALLED}
+    called = dict.fromkeys(CALLED, "auto") | {f"{name}-review": "review" for name in CALLED}
     everything = _write_families(root / "all", {SERVED: "auto", **called})
     before = dict(os.environ)
     os.environ["SUPERMERGE_STATE_DIR"] = str(root / "state")
@@ -78,9 +78,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def expert(
-    base: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
+def expert(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Trained expert folders, each made once."""
     root = tmp_path_factory.mktemp("experts")
 

@@ -57,7 +57,9 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted(package):
     for path in (ROOT / package).rglob("*.py"):
         names = {name.split(".")[0] for name in imported(path)}
         assert not names & {"pickle", "cloudpickle", "dill", "joblib"}, path
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        ]
         keywords = {keyword.arg for call in calls for keyword in call.keywords}
         assert "trust_remote_code" not in keywords, path
         assert "torch.load" not in {ast.unparse(call.func) for call in calls}, path

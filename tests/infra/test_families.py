@@ -48,7 +48,7 @@ def test_a_minimal_family_has_defaults_for_all_else(tmp_path):
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, changes, named):
-    with pytest.raises(InvalidInput, match="x.yaml") as error:
+    with pytest.raises(InvalidInput, match=r"x\.yaml") as error:
         load_family("x", write(tmp_path, **changes))
     assert named in str(error.value)
 

@@ -39,7 +39,13 @@ def test_checkpoint_and_table_are_found(paths, checkpoint, table):
         (["config.json", "examples.jsonl"], "exactly one folder"),
         (["config.json", "model.safetensors"], "exactly one examples table"),
         (
-            ["a/config.json", "a/x.safetensors", "b/config.json", "b/x.safetensors", "examples.jsonl"],
+            [
+                "a/config.json",
+                "a/x.safetensors",
+                "b/config.json",
+                "b/x.safetensors",
+                "examples.jsonl",
+            ],
             "found a, b",
         ),
         ([], "found none"),
@@ -51,7 +57,9 @@ def test_what_is_no_single_expert_is_refused_with_what_was_found(paths, message)
 
 
 def test_pickles_and_code_are_never_pulled():
-    wanted = [p for p in ("a.bin", "a.pt", "a.pkl", "a.py", "MLmodel", "a.safetensors") if is_wanted(p)]
+    wanted = [
+        p for p in ("a.bin", "a.pt", "a.pkl", "a.py", "MLmodel", "a.safetensors") if is_wanted(p)
+    ]
     assert wanted == ["a.safetensors"]
 
 

@@ -58,7 +58,9 @@ def test_a_webhook_gets_the_notice(inbox):
 
 def test_a_target_that_fails_is_reported_without_its_address_and_the_others_are_served(inbox):
     address, received = inbox
-    faults = list(send(family(f"{address}/broken", "http://127.0.0.1:9/x", f"{address}/ok"), NOTICE))
+    faults = list(
+        send(family(f"{address}/broken", "http://127.0.0.1:9/x", f"{address}/ok"), NOTICE)
+    )
 
     assert [target for target, _ in faults] == ["target 1 of f", "target 2 of f"]
     assert not any(address in text for fault in faults for text in fault)
