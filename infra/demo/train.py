@@ -82,9 +82,9 @@ def train_expert(
 ) -> Path:
     """Trains the expert of a task, or gives the one that an earlier call has trained.
 
-    With `shuffle_labels` it learns labels drawn from other rows, which makes an expert that is
-    worse than the base, while its examples keep the true labels. Downloads are kept in `cache`, by
-    default the folder that holds `out_root`.
+    With `shuffle_labels` it learns labels drawn from other rows, which makes an expert that knows
+    nothing, while its examples keep the true labels. Downloads are kept in `cache`, by default the
+    folder that holds `out_root`.
 
     Raises:
         Unavailable: the task's data cannot be downloaded.
