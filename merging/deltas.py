@@ -17,6 +17,8 @@ from merging.experts import Expert
 from merging.heads import Head
 from merging.serving import assemble
 
+CACHED = 1 << 16  # numbers that are worked on at a time: 256 kB of fp32
+
 Delta = Tensor | LowRank | Scaling | None
 
 
@@ -88,11 +90,26 @@ def add_deltas(
         name: Canonical name of the tensor.
     """
     for source, coefficient in zip(sources, coefficients, strict=True):
+        if isinstance(source, FullSource) and name in source.expert.tensors:
+            _add_difference(total, source.expert.read(name), base.read(name), coefficient)
+            continue
         delta = dense_delta(source.delta(name), base, name)
         if delta is not None:
             shape = (-1, *[1] * (total.ndim - 1)) if coefficient.ndim else ()
             # A product and a sum, each rounded once: a fused multiply-add would round otherwise.
             total += delta.mul_(coefficient.view(shape))
+
+
+def _add_difference(total: Tensor, expert: Tensor, base: Tensor, coefficient: Tensor) -> None:
+    """total += coefficient · (expert − base), in blocks that stay in the processor's cache."""
+    rows = total.view(total.shape[0], -1) if total.ndim else total.view(1, 1)
+    expert, base = expert.view(rows.shape), base.view(rows.shape)
+    size = max(1, CACHED // rows.shape[1])
+    for start in range(0, rows.shape[0], size):
+        block = slice(start, start + size)
+        difference = expert[block].float() - base[block].float()
+        factor = coefficient[block, None] if coefficient.ndim else coefficient
+        rows[block] += difference.mul_(factor)
 
 
 def dense_delta(delta: Delta, base: Checkpoint, name: str) -> Tensor | None:

@@ -37,7 +37,9 @@ class IncompatibleExpert(MergeQueueError):
     """An expert cannot be merged into this base; carries the table of what does not fit."""
 
     def __init__(self, where: str, mismatches: Sequence[Mismatch], remedy: str) -> None:
-        rows = "\n".join(f"  {m.tensor}: expected {m.expected}, found {m.found}" for m in mismatches)
+        rows = "\n".join(
+            f"  {m.tensor}: expected {m.expected}, found {m.found}" for m in mismatches
+        )
         super().__init__(f"{where} does not fit its base:\n{rows}\n{remedy}")
         self.mismatches = tuple(mismatches)
 

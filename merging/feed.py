@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from merging.stacks import Rows, Stack
+from merging.stacks import Stack
 from merging.vectors import TaskVectors
 
 
@@ -46,7 +46,7 @@ class MappedFeed:
 
     def rows(self, name: str, rows: Tensor) -> tuple[Tensor, Stack]:
         """See `Feed`."""
-        return _part(self.vectors, name, rows)
+        return self.vectors.rows(name, rows)
 
 
 class StagedFeed:
@@ -80,7 +80,7 @@ class StagedFeed:
 
     def rows(self, name: str, rows: Tensor) -> tuple[Tensor, Stack]:
         """See `Feed`."""
-        base, stack = _part(self.vectors, name, rows)
+        base, stack = self.vectors.rows(name, rows)
         return base.to(self.device), stack.map(lambda tensor: tensor.to(self.device))
 
     def _load(self, slot: _Slot, name: str, tile: slice) -> None:
@@ -143,5 +143,5 @@ class _Slot:
         return views
 
 
-def _part(vectors: TaskVectors, name: str, rows: Rows) -> tuple[Tensor, Stack]:
-    return vectors.base(name)[rows], vectors.stack(name).take(rows)
+def _part(vectors: TaskVectors, name: str, tile: slice) -> tuple[Tensor, Stack]:
+    return vectors.base(name)[tile], vectors.stack(name).take(tile)

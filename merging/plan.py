@@ -17,7 +17,7 @@ from merging.grouping import chunks
 from merging.settings import MergeSettings
 from merging.vectors import DTYPES, TILE_BYTES
 
-LONGEST = 128  # tokens of an example that the estimate of activations supposes, if the model can
+LONGEST = 128  # tokens of the longest example, where the caller does not know better
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def make_plan(
     settings: MergeSettings,
     *,
     groups: tuple[tuple[tuple[str, ...], ...], ...] | None = None,
+    tokens: int = LONGEST,
 ) -> Plan:
     """Predicts memory and disk of a merge from headers and settings alone.
 
@@ -65,6 +66,7 @@ def make_plan(
         kind: The kind of model.
         settings: How; its `memory_budget` is kept, by streaming if it has to be.
         groups: The groups, where they are known; else experts are grouped by arrival.
+        tokens: Of the longest example.
 
     Raises:
         NotEnoughMemory: Not even streaming stays below the budget.
@@ -82,12 +84,13 @@ def make_plan(
     width = DTYPES[settings.storage].itemsize
     heads = sum(t.nbytes for expert in experts for t in expert.head.tensors.values())
     model = 4 * sum(sizes.values()) + heads
-    looked = _lookup_bytes(shapes, source.config, kind)
-    gradient = 4 * sum(sizes.values()) - looked
+    looked = _lookups(shapes, source.config, kind)
+    gradient = 4 * sum(size for name, size in sizes.items() if name not in looked)
     vectors = sum(sizes.values()) * width * largest
-    stack = max(sizes.values(), default=0) * width * largest
+    widest = max((size for name, size in sizes.items() if name not in looked), default=0)
+    stack = widest * (4 + width * largest)
     tile = vectors if settings.resident else min(stack, TILE_BYTES)
-    activations = settings.batch_size * _activation_bytes(source.config)
+    activations = settings.batch_size * _activation_bytes(source.config, tokens)
     peak = model + gradient + tile + activations
     disk = sum(
         sum(sizes.values()) * (4 + width * len(group))
@@ -129,16 +132,17 @@ def _numel(shape: Sequence[int]) -> int:
     return total
 
 
-def _lookup_bytes(
+def _lookups(
     shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], kind: ModelKind
-) -> int:
-    """Bytes of the vocabulary's embedding where its gradient is sparse: not tied to an output."""
+) -> set[str]:
+    """Embeddings whose gradient is sparse: of a vocabulary, and not tied to an output."""
+    if kind != "text-classifier":
+        return set()
     vocabulary = config.get("vocab_size")
-    tables = [4 * _numel(s) for s in shapes.values() if len(s) == 2 and s[0] == vocabulary]
-    return sum(tables) if kind == "text-classifier" else 0
+    return {name for name, shape in shapes.items() if len(shape) == 2 and shape[0] == vocabulary}
 
 
-def _activation_bytes(config: Mapping[str, Any]) -> int:
+def _activation_bytes(config: Mapping[str, Any], longest: int) -> int:
     """Of one example: per token and layer about 8 hidden and 2 intermediate vectors in fp32.
 
     Counted for a pre- or post-norm transformer layer with fused attention: the inputs of its linear
@@ -152,6 +156,6 @@ def _activation_bytes(config: Mapping[str, Any]) -> int:
     if config.get("image_size") and config.get("patch_size"):
         tokens = (int(config["image_size"]) // int(config["patch_size"])) ** 2 + 1
     else:
-        positions = config.get("max_position_embeddings") or config.get("n_positions") or LONGEST
-        tokens = min(int(positions), LONGEST)
+        positions = config.get("max_position_embeddings") or config.get("n_positions") or longest
+        tokens = min(int(positions), longest)
     return 4 * tokens * layers * (8 * hidden + 2 * inner)

@@ -62,7 +62,7 @@ class MergeSettings(BaseModel):
     evaluate_every: int = Field(10, ge=1)
     group_size: int | None = Field(None, ge=2)
     group_by: Literal["arrival", "similarity"] = "arrival"
-    warm_start: bool = False
+    warm_start: bool = True
     seed: int = 0
     storage: Storage = "fp32"
     resident: bool = False

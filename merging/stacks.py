@@ -60,7 +60,7 @@ class DensePart:
 
     def inner(self, gradient: Tensor, *, rows: bool) -> Tensor:
         """See `Part`."""
-        if self.stack.dtype == gradient.dtype and not rows:
+        if self.stack.dtype == gradient.dtype and not rows and self._flat():
             return self.stack.flatten(1) @ gradient.flatten()
         products = [
             torch.bmm(tile, gradient[start:stop].view(stop - start, -1, 1)).squeeze(2)
@@ -74,7 +74,7 @@ class DensePart:
     def add(self, out: Tensor, coefficients: Tensor) -> None:
         """See `Part`."""
         coefficients = coefficients.to(out.dtype)
-        if self.stack.dtype == out.dtype and coefficients.ndim == 1:
+        if self.stack.dtype == out.dtype and coefficients.ndim == 1 and self._flat():
             out.view(-1).addmv_(self.stack.flatten(1).t(), coefficients)
             return
         by_row = coefficients if coefficients.ndim == 2 else coefficients[:, None]
@@ -84,10 +84,16 @@ class DensePart:
         for start, stop, tile in self._tiles(out):
             out[start:stop].view(stop - start, 1, -1).baddbmm_(by_row[start:stop], tile)
 
+    def _flat(self) -> bool:
+        """Whether an expert's numbers follow one another; in embeddings a row's experts do."""
+        return self.stack[0].is_contiguous()
+
     def take(self, rows: Rows) -> DensePart:
         """See `Part`."""
         scales = None if self.scales is None else self.scales[:, rows]
-        return DensePart(self.columns, self.stack[:, rows], scales)
+        # Rows first: in an embedding's stack they are the outer index in memory.
+        stack = self.stack.transpose(0, 1)[rows].transpose(0, 1)
+        return DensePart(self.columns, stack, scales)
 
     def map(self, change: Change) -> DensePart:
         """See `Part`."""

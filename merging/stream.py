@@ -24,6 +24,8 @@ from merging.feed import Feed, MappedFeed
 from merging.vectors import TaskVectors
 from merging.weights import TensorWeights
 
+ROWS = 512  # of an embedding that are in memory at a time
+
 
 class StreamedMerge:
     """Merged parameters that follow their coefficients.
@@ -127,10 +129,12 @@ class StreamedMerge:
 
     def _sparse_inner(self, name: str, gradient: Tensor) -> Tensor:
         """The same for a gradient that is there for some rows only, [experts]."""
-        _, stack = self.feed.rows(name, gradient.indices()[0].cpu())
-        inner = stack.inner(gradient.values(), rows=False).cpu()
-        self.vectors.release(name)
-        return inner
+        parts = []
+        rows = gradient.indices()[0].cpu()
+        for some, values in zip(rows.split(ROWS), gradient.values().split(ROWS), strict=True):
+            _, stack = self.feed.rows(name, some)
+            parts.append(stack.inner(values, rows=False).cpu())
+        return torch.stack(parts).sum(0)
 
     @torch.no_grad()
     def _write(self, name: str, parameter: Tensor) -> None:
@@ -152,9 +156,9 @@ class StreamedMerge:
     def _write_rows(self, name: str, embedding: nn.Embedding, inputs: tuple[Any, ...]) -> None:
         """Writes the rows that a forward pass is about to read."""
         if name in self._lookups:
-            rows = inputs[0].unique()
-            base, stack = self.feed.rows(name, rows.cpu())
-            values = base.to(embedding.weight.dtype)
-            stack.add(values, self.weights[name].coefficients().to(values.device))
-            embedding.weight[rows] = values
-            self.vectors.release(name)
+            coefficients = self.weights[name].coefficients()
+            for rows in inputs[0].unique().split(ROWS):
+                base, stack = self.feed.rows(name, rows.cpu())
+                values = base.to(embedding.weight.dtype)
+                stack.add(values, coefficients.to(values.device))
+                embedding.weight[rows] = values

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Iterator, Sequence
+import os
+import weakref
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from merging.adapters import LowRank, Scaling
 from merging.checkpoint import Checkpoint
-from merging.deltas import Source
+from merging.deltas import FullSource, Source
 from merging.safefile import Spec, read_header, write_tensors
 from merging.settings import Storage
 from merging.stacks import DensePart, LowRankPart, Part, ScalingPart, Stack
@@ -26,6 +28,7 @@ from merging.stacks import DensePart, LowRankPart, Part, ScalingPart, Stack
 logger = logging.getLogger(__name__)
 
 TILE_BYTES = 1 << 26  # of task vectors that are mapped at a time
+BLOCK_BYTES = 1 << 24  # of task vectors that are put together in memory at a time
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
@@ -35,6 +38,7 @@ def build_vectors(
     sources: Sequence[Source],
     names: Sequence[str],
     storage: Storage = "fp32",
+    lookups: Collection[str] = (),
 ) -> None:
     """Writes the base (fp32) and the task vectors of `names`; nothing where the file is there.
 
@@ -45,6 +49,8 @@ def build_vectors(
         names: Canonical names of the tensors to merge.
         storage: Of full task vectors of matrices; int8 has one scale per row. Factors of adapters
             and vectors are small and stay fp32.
+        lookups: Embeddings, of which a step reads some rows. All experts' versions of a row lie
+            behind one another, so that a row is one place in the file however many experts there are.
     """
     if path.exists():
         return
@@ -70,7 +76,13 @@ def build_vectors(
                 dense.append(column)
         if dense:
             layout[name].append({"form": "dense", "columns": dense})
-            specs.update({f"dense/{c}/{name}": Spec(shape, dtype) for c in dense})
+            if name in lookups:
+                layout[name][-1]["form"] = "rows"
+                for start, stop in _row_blocks(shape, len(dense)):
+                    spec = Spec((stop - start, len(dense), *shape[1:]), dtype)
+                    specs[f"rows/{start}/{name}"] = spec
+            else:
+                specs.update({f"dense/{c}/{name}": Spec(shape, dtype) for c in dense})
             if dtype == torch.int8:
                 spec = Spec((shape[0],), torch.float32)
                 specs.update({f"scale/{c}/{name}": spec for c in dense})
@@ -80,6 +92,15 @@ def build_vectors(
         if part == "base":
             return base.read(rest).float()
         column, _, name = rest.partition("/")
+        if part == "rows":
+            spec = specs[entry]
+            start = int(column)
+            rows = slice(start, start + spec.shape[0])
+            owners = next(e["columns"] for e in layout[name] if e["form"] == "rows")
+            blocks = [_some_rows(sources[c], name, rows) for c in owners]
+            if spec.dtype == torch.int8:
+                blocks = [_quantised(block, row_scales(block)) for block in blocks]
+            return torch.stack(blocks, 1).to(spec.dtype)
         delta = sources[int(column)].delta(name)
         if isinstance(delta, LowRank):
             return delta.up if part == "up" else delta.down
@@ -97,6 +118,20 @@ def build_vectors(
     ordered = dict(sorted(specs.items(), key=lambda item: -item[1].dtype.itemsize))
     metadata = {"experts": len(sources), "names": list(names), "layout": layout}
     write_tensors(path, ordered, read, metadata)
+
+
+def _row_blocks(shape: tuple[int, ...], experts: int) -> list[tuple[int, int]]:
+    """Ranges of rows whose task vectors together are small enough to be put together in memory."""
+    size = max(1, BLOCK_BYTES // (4 * experts * torch.Size(shape[1:]).numel()))
+    return [(a, min(a + size, shape[0])) for a in range(0, shape[0], size)]
+
+
+def _some_rows(source: Source, name: str, rows: slice) -> Tensor:
+    if isinstance(source, FullSource):
+        return source.expert.read(name)[rows].float() - source.base.read(name)[rows].float()
+    delta = source.delta(name)
+    assert isinstance(delta, Tensor)
+    return delta[rows]
 
 
 def row_scales(delta: Tensor) -> Tensor:
@@ -117,9 +152,11 @@ class TaskVectors:
         self.names: list[str] = metadata["names"]
         self.num_experts: int = metadata["experts"]
         self.resident = resident
-        with path.open("rb") as file:
-            # Copy-on-write, since torch wants writable memory; nobody writes.
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        opened = path.open("rb")
+        weakref.finalize(self, opened.close)
+        self._file = opened.fileno()
+        # Copy-on-write, since torch wants writable memory; nobody writes.
+        self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_COPY)
         if resident:
             self._map.madvise(mmap.MADV_WILLNEED)
         self.nbytes = len(self._map)
@@ -134,6 +171,30 @@ class TaskVectors:
     def stack(self, name: str) -> Stack:
         """All task vectors of a tensor."""
         return self._stacks[name]
+
+    def rows(self, name: str, rows: Tensor) -> tuple[Tensor, Stack]:
+        """Base and task vectors of some rows of an embedding, int64 [rows].
+
+        They are read and not mapped: a page fault would map the megabyte around each row.
+        """
+        parts: list[Part] = []
+        for part in self.stack(name).parts:
+            if isinstance(part, DensePart) and f"rows/0/{name}" in self._entries:
+                found = self._gather(f"rows/0/{name}", rows).transpose(0, 1)
+                scales = None if part.scales is None else part.scales[:, rows]
+                parts.append(DensePart(part.columns, found, scales))
+            else:
+                parts.append(part.take(rows))
+        return self._gather(f"base/{name}", rows), Stack(self.num_experts, parts)
+
+    def _gather(self, entry: str, rows: Tensor) -> Tensor:
+        spec, offset = self._entries[entry]
+        size = torch.Size(spec.shape[1:]).numel() * spec.dtype.itemsize
+        found = torch.empty(len(rows), *spec.shape[1:], dtype=spec.dtype)
+        memory = memoryview(found.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]
+        for index, row in enumerate(rows.tolist()):
+            os.preadv(self._file, [memory[index * size : (index + 1) * size]], offset + row * size)
+        return found
 
     def tiles(self, name: str) -> list[slice]:
         """Ranges of rows whose task vectors together take at most TILE_BYTES; all rows in one."""
@@ -155,16 +216,19 @@ class TaskVectors:
 
     def _whole_pages(self, name: str) -> Iterator[tuple[int, int]]:
         """Start and length of the file ranges that hold nothing but this tensor."""
-        ranges = [(f"base/{name}", 1)]
-        ranges += [
-            (f"dense/{entry['columns'][0]}/{name}", len(entry["columns"]))
-            for entry in self._layout[name]
-            if entry["form"] == "dense"
-        ]
-        for entry, count in ranges:
-            spec, offset = self._entries[entry]
+        base, _ = self._entries[f"base/{name}"]
+        ranges = [(f"base/{name}", base.nbytes)]
+        for part in self._layout[name]:
+            if part["form"] in ("dense", "rows"):
+                first_entry = f"{part['form']}/{part['columns'][0]}/{name}"
+                if part["form"] == "rows":
+                    first_entry = f"rows/0/{name}"
+                width = self._entries[first_entry][0].dtype.itemsize
+                ranges.append((first_entry, base.nbytes // 4 * width * len(part["columns"])))
+        for entry, size in ranges:
+            offset = self._entries[entry][1]
             first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
-            length = (offset + spec.nbytes * count) // mmap.PAGESIZE * mmap.PAGESIZE - first
+            length = (offset + size) // mmap.PAGESIZE * mmap.PAGESIZE - first
             if length > 0:
                 yield first, length
 
@@ -185,18 +249,25 @@ class TaskVectors:
                 factors = torch.stack([self._read(f"factor/{c}/{name}") for c in scaled])
                 yield ScalingPart(torch.tensor(scaled), factors, self.base(name), axis)
         for entry in self._layout[name]:
-            if entry["form"] == "dense":
+            if entry["form"] in ("dense", "rows"):
                 columns = entry["columns"]
                 scales = None
                 if f"scale/{columns[0]}/{name}" in self._entries:
                     scales = self._read(f"scale/{columns[0]}/{name}", len(columns))
-                stack = self._read(f"dense/{columns[0]}/{name}", len(columns))
+                if entry["form"] == "rows":
+                    shape = self._entries[f"base/{name}"][0].shape
+                    stack = self._read(f"rows/0/{name}", shape=(shape[0], len(columns), *shape[1:]))
+                    stack = stack.transpose(0, 1)
+                else:
+                    stack = self._read(f"dense/{columns[0]}/{name}", len(columns))
                 yield DensePart(torch.tensor(columns), stack, scales)
 
-    def _read(self, entry: str, count: int | None = None) -> Tensor:
-        """One entry, or `count` entries that follow one another as [count, ...]."""
+    def _read(
+        self, entry: str, count: int | None = None, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """One entry, or what it and the entries behind it hold: `count` of them, or a `shape`."""
         spec, offset = self._entries[entry]
-        shape = spec.shape if count is None else (count, *spec.shape)
+        shape = shape or (spec.shape if count is None else (count, *spec.shape))
         numbers = torch.Size(shape).numel()
         flat = torch.frombuffer(self._map, dtype=spec.dtype, count=numbers, offset=offset)
         return flat.view(shape)
