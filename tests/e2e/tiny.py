@@ -22,7 +22,11 @@ TOPICS = {
     "sport": (["ball", "goal", "team"], ["race", "swim", "jump"]),
 }
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-_VOCABULARY = [*_SPECIAL, *FILLERS, *(w for sides in TOPICS.values() for side in sides for w in side)]
+_VOCABULARY = [
+    *_SPECIAL,
+    *FILLERS,
+    *(w for sides in TOPICS.values() for side in sides for w in side),
+]
 
 
 def write_base(directory: Path) -> Path:
