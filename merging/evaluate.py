@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +49,57 @@ def evaluate(
             found="unlabelled ones",
             remedy="Leave them out or label them.",
         )
-    backbone = backbone_tensors(model, head, examples.kind, base)
-    task_model = assemble(head.config, examples.kind, {**backbone, **head.tensors}).to(device)
-    has_files = any(model.glob("tokenizer*")) or any(model.glob("preprocessor_config.json"))
-    encoder = Encoder(model if has_files or base is None else base, examples.kind, head.config)
-    predicted: tuple[Any, ...]
-    if examples.kind == "generator":
-        predicted = tuple(generate(task_model, encoder, examples.inputs, device))
-    else:
-        scores = class_scores(task_model, encoder, examples.inputs, device)
-        predicted = tuple(scores.argmax(-1).tolist())
+    answers = LoadedModel(model, head, examples.kind, device, base=base).answer(examples.inputs)
     targets: tuple[Any, ...] = examples.targets
-    return Outcomes(examples.keys, predicted, targets)
+    return Outcomes(examples.keys, answers, targets)
+
+
+class LoadedModel:
+    """One backbone with one head on a device, ready to answer.
+
+    Args:
+        model: Directory of a backbone: the base, a merged model's `model/`, or an expert.
+        head: The task's head.
+        kind: The kind of model.
+        device: Where it runs.
+        base: The base directory, whose tokenizer is used where `model` has none.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        head: Head,
+        kind: ModelKind,
+        device: torch.device,
+        *,
+        base: Path | None = None,
+    ) -> None:
+        backbone = backbone_tensors(model, head, kind, base)
+        self.model = assemble(head.config, kind, {**backbone, **head.tensors}).to(device)
+        has_files = any(model.glob("tokenizer*")) or any(model.glob("preprocessor_config.json"))
+        self.encoder = Encoder(model if has_files or base is None else base, kind, head.config)
+        self.kind, self.device = kind, device
+
+    def answer(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Class index, or generated text, of every input."""
+        if self.kind == "generator":
+            return tuple(generate(self.model, self.encoder, inputs, self.device))
+        return tuple(
+            class_scores(self.model, self.encoder, inputs, self.device).argmax(-1).tolist()
+        )
+
+
+def time_alternately(
+    models: Sequence[LoadedModel], inputs: Sequence[Any], repeats: int = 9
+) -> tuple[list[float], ...]:
+    """Seconds of each model for all inputs, the models taking turns so that noise hits them alike."""
+    seconds: tuple[list[float], ...] = tuple([] for _ in models)
+    for _ in range(repeats):
+        for model, found in zip(models, seconds, strict=True):
+            start = time.perf_counter()
+            model.answer(inputs)
+            found.append(time.perf_counter() - start)
+    return seconds
 
 
 def backbone_tensors(

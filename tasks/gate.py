@@ -9,9 +9,13 @@ from prefect import task
 
 from infra.contracts import ContractResult, check_gate_report
 from infra.queue import MergeQueue
-from merging.gate import GateReport, TaskScores, decide
-from merging.gate.artifact import check_weights
+from merging.evaluate import LoadedModel, time_alternately
+from merging.gate import Check, GateReport, TaskScores, decide
+from merging.gate.artifact import check_latency, check_weights
+from tasks.learn import choose_device
 from tasks.values import Build
+
+_TIMED_INPUTS = 8
 
 
 @task(persist_result=False)
@@ -28,9 +32,23 @@ def judge(
         attempts: Rungs of the ladder that share the gate examples.
     """
     champion = build.deployed.directory / "model" if build.deployed else None
-    checks = check_weights(build.base.directory, merged / "model", champion)
+    checks = list(check_weights(build.base.directory, merged / "model", champion))
+    if champion is not None:
+        checks.append(_check_latency(queue, build, merged / "model", champion))
     report = decide(queue.family.gate, scores, attempts=attempts, checks=checks)
     contract = check_gate_report(report, [member.task for member in build.members])
     if not contract.passed:
         report = report.overruled(contract.sentences)
     return report, contract
+
+
+def _check_latency(queue: MergeQueue, build: Build, candidate: Path, champion: Path) -> Check:
+    """Candidate and champion answer the same few inputs of one old or new task, in turn."""
+    expert = build.members[0].expert
+    device = choose_device(build.family.device)
+    models = [
+        LoadedModel(m, expert.head, build.family.kind, device, base=build.base.directory)
+        for m in (candidate, champion)
+    ]
+    ours, theirs = time_alternately(models, expert.split.gate.inputs[:_TIMED_INPUTS])
+    return check_latency(ours, theirs, queue.family.gate.latency_factor)
