@@ -119,7 +119,8 @@ def _experiment(queue: MergeQueue) -> str:
     name = f"supermerge/{queue.name}"
     if experiment := queue.registry.client.get_experiment_by_name(name):
         return str(experiment.experiment_id)
-    return str(mlflow.create_experiment(name))
+    tags = {"mlflow.experimentKind": "custom_model_development"}  # else shown as a GenAI experiment
+    return str(mlflow.create_experiment(name, tags=tags))
 
 
 def _metrics(time: int, learned: Learned, report: GateReport) -> list[Metric]:

@@ -25,7 +25,8 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _RIGHT = 920, 300, 50, 30, 170
 
 def learning_curve(history: Sequence[StepRecord]) -> Markup:
     """Loss of each task by step: thin on calibration examples, bold on the held-out ones."""
-    tasks = list(history[0].losses)
+    # The first record is the state before learning, which has no losses yet.
+    tasks = list(dict.fromkeys(task for record in history for task in record.losses))
     values = [v for r in history for v in (*r.losses.values(), *(r.held_out or {}).values())]
     top = max(values) * 1.05 or 1.0
     first, last = history[0].step, max(history[-1].step, history[0].step + 1)
@@ -44,7 +45,7 @@ def learning_curve(history: Sequence[StepRecord]) -> Markup:
         for index, task in enumerate(tasks):
             colour = COLOURS[index % len(COLOURS)]
             losses = [place(r.step, r.losses[task]) for r in history if task in r.losses]
-            held = [place(r.step, r.held_out[task]) for r in history if r.held_out]
+            held = [place(r.step, r.held_out[task]) for r in history if task in (r.held_out or {})]
             yield svg.path(losses, "thin", colour)
             if held:
                 yield svg.path(held, "bold", colour)

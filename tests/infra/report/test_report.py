@@ -24,6 +24,7 @@ from infra.report import (
     render_report,
     summary_rows,
 )
+from infra.report.curves import learning_curve
 from merging.coefficients import Coefficients
 from merging.examples import Examples
 from merging.gate import GatePolicy, GateReport, TaskScores, decide
@@ -81,7 +82,7 @@ def everything() -> ReportInputs:
         coefficients=coefficients,
         champion_coefficients=rows,
         history=[
-            StepRecord(0, {"reviews": 1.0, "tweets": 1.2}, {"reviews": 1.0, "tweets": 1.2}),
+            StepRecord(0, {}, {"reviews": 1.0, "tweets": 1.2}),
             StepRecord(1, {"reviews": 0.9, "tweets": 1.1}, None),
             StepRecord(2, {"reviews": 0.8, "tweets": 1.0}, {"reviews": 0.8, "tweets": 1.0}),
         ],
@@ -129,6 +130,12 @@ def test_the_page_loads_nothing_and_links_only_to_the_web(tmp_path):
     assert links == {"https://example.org/tweets", "https://example.org/run"}
     page = (tmp_path / "report.html").read_text()
     assert "@import" not in page and "url(" not in page
+
+
+def test_the_learning_curve_starts_before_the_first_step_and_has_two_lines_a_task():
+    curve = str(learning_curve(everything().history))
+    assert curve.count("<path") == 4
+    assert ">reviews<" in curve and ">tweets<" in curve
 
 
 def test_every_part_is_shown_when_it_is_there(tmp_path):
