@@ -134,7 +134,7 @@ def test_the_page_loads_nothing_and_links_only_to_the_web(tmp_path):
 
 def test_the_learning_curve_starts_before_the_first_step_and_has_two_lines_a_task():
     curve = str(learning_curve(everything().history))
-    assert curve.count("<path") == 4
+    assert curve.count("<polyline") == 4
     assert ">reviews<" in curve and ">tweets<" in curve
 
 
