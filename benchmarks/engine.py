@@ -1,7 +1,7 @@
 """Time, memory and bytes of the merging engine, in one table.
 
-    OMP_NUM_THREADS=1 python benchmarks/engine.py            # about ten minutes on a quiet core
-    python benchmarks/engine.py --experts 2 8 --large        # fewer sizes, and a 110 M model as well
+    OMP_NUM_THREADS=1 python -m benchmarks.engine
+    python -m benchmarks.engine --experts 2 8 --large    # fewer sizes, and a 109 M model as well
 
 Experts are synthetic: the text backbone plus noise, since only sizes matter here. Times come in
 pairs that run in turn, and the median of their ratios is shown, because the machines this runs on
@@ -219,7 +219,8 @@ def autograd_step(bench: Bench, models: TaskModels, vectors: TaskVectors, form: 
 
 def peak_bytes(base: Path, work: Path, form: str, experts: int) -> int:
     """Peak resident memory of three steps above the idle process, in a process of its own."""
-    arguments = [sys.executable, __file__, "--peak", form, str(experts), str(base), str(work)]
+    arguments = [sys.executable, "-m", "benchmarks.engine", "--peak", form, str(experts), str(base)]
+    arguments.append(str(work))
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=os.environ)
     return int(json.loads(done.stdout.splitlines()[-1])["peak"])
 

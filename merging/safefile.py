@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,8 +135,3 @@ def _raw_bytes(tensor: Tensor, spec: Spec) -> memoryview:
     assert tuple(tensor.shape) == spec.shape and tensor.dtype == spec.dtype
     flat = tensor.detach().contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
-
-
-def total_bytes(specs: Iterable[Spec]) -> int:
-    """Bytes of all tensors together."""
-    return sum(spec.nbytes for spec in specs)

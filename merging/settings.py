@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 Objective = Literal["labels", "experts", "both", "entropy"]
 Granularity = Literal["tensor", "row", "model"]
 Storage = Literal["fp32", "bf16", "int8"]
-Preprocess = Literal["none", "tsv-m", "iso-c"]
 
 
 class MergeSettings(BaseModel):
