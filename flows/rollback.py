@@ -12,7 +12,7 @@ from infra.flowrun import one_at_a_time
 from infra.notify import Notice
 from infra.promotions import Promotion, version_before
 from infra.queue import MergeQueue
-from merging.errors import Refused
+from merging.errors import Corrupt, Refused
 from tasks.notify import notify
 from tasks.promote import check_health, commit
 from tasks.register import supersede_candidates
@@ -53,7 +53,16 @@ def rollback(
                 f"Version {target} cannot be gone back to: deployed until now were {deployed}, at "
                 f"present {entries[-1].version}. Choose one of the earlier ones."
             )
+        recorded = next(entry for entry in reversed(entries) if entry.version == target)
         version = queue.registry.merged_version(family, target)
+        if (version.manifest_sha256, version.source) != (
+            recorded.manifest_sha256,
+            recorded.location,
+        ):
+            raise Corrupt(
+                f"Source or manifest digest of version {target} in MLflow differ from promotion "
+                f"{recorded.sequence}. Restore both as that entry of the log has them."
+            )
         check_health(queue, version)
         words = f"Rolled back from version {entries[-1].version}" + (
             f": {reason}" if reason else "."
