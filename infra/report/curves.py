@@ -45,7 +45,11 @@ def learning_curve(history: Sequence[StepRecord]) -> Markup:
         for index, task in enumerate(tasks):
             colour = COLOURS[index % len(COLOURS)]
             losses = [place(r.step, r.losses[task]) for r in history if task in r.losses]
-            held = [place(r.step, r.held_out[task]) for r in history if task in (r.held_out or {})]
+            held = [
+                place(record.step, record.held_out[task])
+                for record in history
+                if record.held_out is not None and task in record.held_out
+            ]
             yield svg.path(losses, "thin", colour)
             if held:
                 yield svg.path(held, "bold", colour)
