@@ -138,7 +138,7 @@ def _land(console: Console, queue, arrival: DemoExpert, directory: Path):  # typ
 
     deadline = time.monotonic() + _PATIENCE
     with _progress(console, expert.ref) as show:
-        from infra.demo.watch import newest_log_line
+        from infra.demo.watch import present_step
 
         while expert.status not in _SETTLED:
             if time.monotonic() > deadline:
@@ -149,7 +149,7 @@ def _land(console: Console, queue, arrival: DemoExpert, directory: Path):  # typ
                 )
             time.sleep(_POLL)
             expert = queue.registry.expert(expert.name, expert.version)
-            show(f"{expert.status}: {newest_log_line(queue.settings.prefect_api)}")
+            show(f"{expert.status}: {present_step(queue.settings.prefect_api)}")
     colour = "green" if expert.status == "merged" else "red"
     console.print(f"[{colour}]{expert.status}[/{colour}]: {escape(expert.reason)}")
     return expert

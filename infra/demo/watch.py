@@ -1,15 +1,15 @@
-"""What the flow is saying, for a person who waits."""
+"""What the flow is doing, for a person who waits."""
 
 from __future__ import annotations
 
 import httpx
 
 
-def newest_log_line(api: str) -> str:
-    """The newest line that any flow run has logged, or "" where Prefect does not answer."""
-    body = {"sort": "TIMESTAMP_DESC", "limit": 1}
+def present_step(api: str) -> str:
+    """The task that a flow run started last (``learn``), or "" where Prefect does not answer."""
+    body = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
     try:
-        lines = httpx.post(f"{api}/logs/filter", json=body, timeout=5).raise_for_status().json()
+        runs = httpx.post(f"{api}/task_runs/filter", json=body, timeout=5).raise_for_status().json()
     except httpx.HTTPError:  # only for show; the registry says how it went
         return ""
-    return str(lines[0]["message"]).splitlines()[0][:100] if lines else ""
+    return str(runs[0]["name"]).rsplit("-", 1)[0].replace("_", " ") if runs else ""

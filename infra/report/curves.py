@@ -63,5 +63,5 @@ def learning_curve(history: Sequence[StepRecord]) -> Markup:
 def _round_values(top: float) -> list[float]:
     """Three to eight values from 0 to `top` that are easy to read."""
     magnitude = 10.0 ** math.floor(math.log10(top))
-    step = next(magnitude * k for k in (0.2, 0.5, 1.0) if top / (magnitude * k) <= 8)
+    step = next(magnitude * k for k in (0.2, 0.5, 1.0, 2.0) if top / (magnitude * k) <= 8)
     return [step * k for k in range(int(top / step) + 1)]

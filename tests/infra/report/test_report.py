@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from infra.contracts import ContractResult
@@ -136,6 +138,12 @@ def test_the_learning_curve_starts_before_the_first_step_and_has_two_lines_a_tas
     curve = str(learning_curve(everything().history))
     assert curve.count("<polyline") == 4
     assert ">reviews<" in curve and ">tweets<" in curve
+
+
+@given(st.floats(min_value=1e-6, max_value=1e6))
+def test_a_learning_curve_of_any_height_has_a_few_round_values(loss):
+    history = [StepRecord(0, {}, {"a": loss}), StepRecord(1, {"a": loss / 2}, {"a": loss / 2})]
+    assert 2 <= str(learning_curve(history)).count('class="grid"') <= 9
 
 
 def test_every_part_is_shown_when_it_is_there(tmp_path):
