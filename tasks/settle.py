@@ -84,7 +84,7 @@ def _settle_experts(queue: MergeQueue, deployed: Sequence[MergedExpert], newest:
     for expert in queue.registry.experts(queue.name):
         if (expert.name, expert.version) in versions:
             if expert.status != "merged":
-                reason = f"Part of the deployed version {newest.version}."
+                reason = f"Merged in version {newest.version}."
                 queue.registry.settle_expert(expert, "merged", reason)
         elif expert.status == "merged" and (expert.task, expert.digest) not in contents:
             reason = (
