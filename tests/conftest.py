@@ -15,7 +15,7 @@ from tests.e2e import tiny
 
 SERVED = "tiny-served"
 """The one family that the receiver knows: its flows are started by webhooks, in the worker."""
-CALLED = tuple(f"tiny-{i}" for i in range(16))
+CALLED = tuple(f"tiny-{i}" for i in range(32))
 """Families whose flows the tests call themselves; no webhook interferes."""
 _STEPS = 40
 
