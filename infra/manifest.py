@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from infra.cache import sha256_file
+from infra.cache import download_fresh, sha256_file
 from infra.names import Name, check_relative_path
 from infra.store import ObjectStore, S3Uri
 from merging.errors import Corrupt
@@ -100,6 +100,22 @@ class Manifest(BaseModel):
         for path in manifest.files:
             check_relative_path(path, str(location / MANIFEST))
         return manifest
+
+
+def download_model(store: ObjectStore, location: S3Uri, manifest: Manifest, target: Path) -> None:
+    """Downloads a merged model past any cache and compares every file with its manifest.
+
+    Raises:
+        Corrupt: a file is missing, changed, or not in the manifest.
+    """
+    found = download_fresh(store, location, target)
+    found.pop(MANIFEST)
+    if found != dict(manifest.files):
+        changed = sorted(dict(found.items() ^ manifest.files.items()))
+        raise Corrupt(
+            f"{location} does not hold the recorded files; different: {changed}. "
+            "Restore them from the bucket's older versions, or build a new candidate."
+        )
 
 
 def hash_files(directory: Path) -> dict[str, str]:

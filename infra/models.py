@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from infra.cache import download_fresh
-from infra.manifest import MANIFEST, Manifest
+from infra.manifest import Manifest, download_model
 from infra.queue import MergeQueue
 from infra.registry import MergedVersion
 from merging.coefficients import Coefficients
-from merging.errors import Corrupt, Refused
+from merging.errors import Refused
 
 _SCORE = "gate/{task}/candidate"  # the metric that infra.report gives a task's score
 
@@ -39,13 +38,7 @@ def pull_model(queue: MergeQueue, directory: Path, version: int | None = None) -
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         target = Path(scratch) / "model"
-        files = download_fresh(queue.store, found.location, target)
-        files.pop(MANIFEST)
-        if files != dict(manifest.files):
-            raise Corrupt(
-                f"{found.location} does not hold the recorded files. Run `supermerge audit "
-                f"{queue.name}`, or roll back."
-            )
+        download_model(queue.store, found.location, manifest, target)
         target.rename(directory)
     return found
 

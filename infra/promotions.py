@@ -130,19 +130,3 @@ def version_before(entries: tuple[Promotion, ...]) -> int | None:
         return None
     deployed = entries[-1].version
     return next(e.previous for e in entries if e.version == deployed)
-
-
-def ensure_still_newest(log: PromotionLog, sequence: int) -> Promotion | None:
-    """Returns the newest entry if it has this sequence number (0: an empty log).
-
-    Raises:
-        Conflict: the deployed model has changed since.
-    """
-    newest = log.newest()
-    found = newest.sequence if newest else 0
-    if found != sequence:
-        raise Conflict(
-            f"It was built on promotion {sequence}, but the newest is {found}: the deployed model "
-            "has changed since. The next merge builds a new candidate on the present champion."
-        )
-    return newest

@@ -9,14 +9,12 @@ from typing import Literal
 
 from prefect import task
 
-from infra.cache import download_fresh
 from infra.flowrun import run_id
-from infra.manifest import MANIFEST, Manifest
+from infra.manifest import Manifest, download_model
 from infra.probe import check_answers
 from infra.promotions import Promotion
 from infra.queue import MergeQueue
 from infra.registry import MergedVersion
-from merging.errors import Corrupt
 from tasks.retry import SIDE_EFFECT
 
 
@@ -29,14 +27,7 @@ def check_health(queue: MergeQueue, version: MergedVersion) -> Manifest:
     """
     manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
     with tempfile.TemporaryDirectory(dir=queue.settings.cache_dir) as folder:
-        found = download_fresh(queue.store, version.location, Path(folder))
-        found.pop(MANIFEST)
-        if found != dict(manifest.files):
-            changed = sorted(dict(found.items() ^ manifest.files.items()))
-            raise Corrupt(
-                f"{version.location} does not hold the recorded files; different: {changed}. "
-                "Restore them from the bucket's older versions, or build a new candidate."
-            )
+        download_model(queue.store, version.location, manifest, Path(folder))
         check_answers(Path(folder))
     return manifest
 
