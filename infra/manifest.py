@@ -37,7 +37,8 @@ class MergedExpert(BaseModel):
 class Manifest(BaseModel):
     """Everything that determines a merged model, and its files.
 
-    Nothing in it depends on when or where it was built, so the same inputs give the same manifest.
+    Nothing in it depends on when or where it was built, except that the report among its files tells
+    a latency that was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -7,7 +7,7 @@ that happens on the first check.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -15,7 +15,10 @@ from infra.contracts.result import ContractResult
 from merging.examples import ModelKind
 from merging.gate import GatePolicy, GateReport
 
-__all__ = ["ContractResult", "check_examples", "check_gate_report"]
+if TYPE_CHECKING:
+    from infra.contracts.docs import DocsSection
+
+__all__ = ["ContractResult", "check_examples", "check_gate_report", "data_docs"]
 
 
 def check_examples(
@@ -25,7 +28,6 @@ def check_examples(
     policy: GatePolicy,
     *,
     task: str = "",
-    docs: Path | None = None,
 ) -> ContractResult:
     """Checks an expert's examples table as it lands, before anything is computed from it.
 
@@ -35,23 +37,26 @@ def check_examples(
         labels: The expert's label names by class index, empty for generation.
         policy: Of the family: how many gate examples the task's margin needs.
         task: Name of the ML task, for its own margin and for the result's name.
-        docs: Folder for Great Expectations' own pages, where wanted.
     """
     from infra.contracts.examples import check  # imports Great Expectations
 
-    return check(table, kind, labels, policy, task, docs)
+    return check(table, kind, labels, policy, task)
 
 
-def check_gate_report(
-    report: GateReport, tasks: Collection[str], *, docs: Path | None = None
-) -> ContractResult:
+def check_gate_report(report: GateReport, tasks: Collection[str]) -> ContractResult:
     """Checks that a gate report is whole, and that a pass holds up when computed once more.
 
     Args:
         report: The decision.
         tasks: The tasks that the candidate has to answer: exactly these must have been decided.
-        docs: Folder for Great Expectations' own pages, where wanted.
     """
     from infra.contracts.gate import check  # imports Great Expectations
 
-    return check(report, tasks, docs)
+    return check(report, tasks)
+
+
+def data_docs(result: ContractResult) -> tuple[DocsSection, ...]:
+    """Great Expectations' data docs of a result: every rule in its words, and what it found."""
+    from infra.contracts.docs import data_docs  # imports Great Expectations
+
+    return data_docs(result)

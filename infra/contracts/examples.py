@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import great_expectations.expectations as gxe
@@ -46,7 +45,6 @@ def check(
     labels: Sequence[str],
     policy: GatePolicy,
     task: str,
-    docs: Path | None,
 ) -> ContractResult:
     """See `infra.contracts.check_examples`."""
     needed = [INPUT_COLUMN[kind], TARGET_COLUMN[kind]]
@@ -56,7 +54,7 @@ def check(
         facts = _facts(table, kind, labels)
         rules += [*_input_rules(kind), *_target_rules(kind, labels), *_split_rules(policy, task)]
     facts.index = pd.RangeIndex(1, len(facts) + 1)
-    return check_rules(f"examples of {task}" if task else "examples", facts, rules, docs)
+    return check_rules(f"examples of {task}" if task else "examples", facts, rules)
 
 
 def _facts(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> pd.DataFrame:

@@ -9,6 +9,8 @@ from great_expectations.execution_engine import PandasExecutionEngine
 from great_expectations.expectations.expectation import BatchExpectation
 from great_expectations.expectations.metrics.metric_provider import metric_value
 from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
+from great_expectations.render import LegacyRendererType, RenderedStringTemplateContent
+from great_expectations.render.renderer.renderer import renderer
 
 
 class _ConflictingRows(TableMetricProvider):
@@ -50,9 +52,17 @@ class ExpectKeysToHaveOneValue(BatchExpectation):
         result = {
             "element_count": found["of"],
             "unexpected_count": len(found["rows"]),
+            "unexpected_percent": 100 * len(found["rows"]) / max(found["of"], 1),
             "partial_unexpected_index_list": found["rows"],
         }
         return {"success": not found["rows"], "result": result}
+
+    @classmethod
+    @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)
+    def _prescriptive_renderer(
+        cls, configuration: Any, **_more: Any
+    ) -> list[RenderedStringTemplateContent]:
+        return _worded("rows with the same $key_column must have one $value_column.", configuration)
 
 
 class _LargestShare(TableMetricProvider):
@@ -91,3 +101,18 @@ class ExpectLargestClassShareToBeAtMost(BatchExpectation):
     ) -> dict[str, Any]:
         share = metrics["table.largest_share"]
         return {"success": share <= self.maximum, "result": {"observed_value": share}}
+
+    @classmethod
+    @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)
+    def _prescriptive_renderer(
+        cls, configuration: Any, **_more: Any
+    ) -> list[RenderedStringTemplateContent]:
+        return _worded(
+            "no value may have more than a share of $maximum of the rows.", configuration
+        )
+
+
+def _worded(template: str, configuration: Any) -> list[RenderedStringTemplateContent]:
+    """An expectation in words, as Great Expectations' data docs take it."""
+    content = {"template": template, "params": configuration.kwargs}
+    return [RenderedStringTemplateContent(string_template=content)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 import great_expectations.expectations as gxe
 import pandas as pd
@@ -17,7 +16,7 @@ _AGAIN = "Run the gate again on this candidate."
 _NUMBERS = ("base", "candidate", "expert", "examples", "difference_lower", "margin", "confidence")
 
 
-def check(report: GateReport, tasks: Collection[str], docs: Path | None) -> ContractResult:
+def check(report: GateReport, tasks: Collection[str]) -> ContractResult:
     """See `infra.contracts.check_gate_report`."""
     table = pd.DataFrame(report.rows())
     if not table.empty:
@@ -33,7 +32,7 @@ def check(report: GateReport, tasks: Collection[str], docs: Path | None) -> Cont
         rules += _scores()
         if report.verdict == "passed":
             rules += _pass_holds(report)
-    return check_rules("gate report", table, rules, docs)
+    return check_rules("gate report", table, rules)
 
 
 def _number(table: pd.DataFrame, column: str) -> pd.Series:

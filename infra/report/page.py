@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs no other file, and the same content as JSON."""
+"""The report: one HTML page that needs no other file, the same content as JSON, and data docs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from infra.contracts import data_docs
 from infra.report.charts import limits_chart, score_bars
 from infra.report.curves import learning_curve
 from infra.report.inputs import Member, ReportInputs
@@ -23,6 +24,7 @@ from infra.report.matrices import coefficient_map, cosine_map
 from infra.report.summary import HEADLINES, points, share, span
 
 _CSS = resources.files("infra.report") / "report.css"
+DATA_DOCS = "data-docs/index.html"
 _THUMBNAIL = 112  # pixels
 _SHOWN_CHARACTERS = 600
 
@@ -36,17 +38,18 @@ _pages = Environment(
 
 
 def render_report(inputs: ReportInputs, out: Path) -> Path:
-    """Writes `report.html` and `report.json` into a folder.
+    """Writes `report.html`, `report.json` and `data-docs/index.html` into a folder.
 
-    Both are functions of the inputs alone, so the same decision gives the same bytes.
+    All are functions of the inputs alone, so the same decision gives the same bytes.
 
     Returns:
         The page.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    (out / DATA_DOCS).parent.mkdir(parents=True, exist_ok=True)
     _replace(out / "report.json", json.dumps(_document(inputs), indent=1, ensure_ascii=False))
     page = out / "report.html"
     _replace(page, _pages.get_template("report.html.j2").render(_context(inputs)))
+    _replace(out / DATA_DOCS, _pages.get_template("data_docs.html.j2").render(_docs(inputs)))
     return page
 
 
@@ -54,6 +57,19 @@ def _replace(path: Path, content: str) -> None:
     beside = path.with_name(path.name + ".part")
     beside.write_text(content, encoding="utf-8")
     beside.replace(path)
+
+
+def _docs(inputs: ReportInputs) -> dict[str, Any]:
+    return {
+        "css": _css(),
+        "family": inputs.family,
+        "candidate": inputs.candidate,
+        "contracts": [(contract, data_docs(contract)) for contract in inputs.contracts],
+    }
+
+
+def _css() -> Markup:
+    return Markup(_CSS.read_text(encoding="utf-8"))
 
 
 def _document(inputs: ReportInputs) -> dict[str, Any]:
@@ -81,7 +97,8 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
     report = inputs.report
     decided = [d for d in report.tasks if d.candidate is not None]
     return {
-        "css": Markup(_CSS.read_text(encoding="utf-8")),
+        "css": _css(),
+        "data_docs": DATA_DOCS,
         "inputs": inputs,
         "report": report,
         "headline": HEADLINES[report.verdict],

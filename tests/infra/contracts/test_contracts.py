@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from infra.contracts import check_examples, check_gate_report
+from infra.contracts import check_examples, check_gate_report, data_docs
 from merging.gate import GatePolicy, GateReport, TaskScores, decide
 from merging.outcomes import Outcomes
 
@@ -147,11 +147,22 @@ def test_generation_needs_texts_on_both_ends():
     assert "Every target must be a text" in broken(check(table, "generator", ()))
 
 
-def test_data_docs_are_built_where_asked_and_hold_no_text_of_the_table(tmp_path):
-    result = check(changed("label", 7, "fine"), docs=tmp_path)
-    assert not result.passed
-    assert (tmp_path / "index.html").is_file()
-    assert not any("review 7" in p.read_text() for p in tmp_path.rglob("*.html"))
+def test_data_docs_say_of_every_rule_what_it_asks_for_and_found():
+    table = changed("label", 7, "fine")
+    table.loc[250, "text"] = "review 3"
+    result = check(table)
+    sections = data_docs(result)
+    rules = [rule for section in sections for rule in section.rules]
+    assert len(rules) == result.rules
+    broken = [rule.expectation for rule in rules if not rule.holds]
+    assert len(broken) == len(result.sentences) + len(result.warnings)
+    assert any("rows with the same key must have one side" in text for text in broken)
+    assert any("fine" in text for text in broken)
+    assert not any("review 7" in str(section) for section in sections), "no text of the table"
+
+
+def test_the_same_table_gives_the_same_record():
+    assert check(reviews()).to_json() == check(reviews()).to_json()
 
 
 def model(right: int, n: int = 400) -> Outcomes:

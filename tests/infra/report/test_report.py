@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from infra.contracts import ContractResult
+from infra.contracts import ContractResult, check_examples
 from infra.report import (
     Flip,
     Member,
@@ -63,6 +66,15 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
+@cache
+def broken_contract() -> ContractResult:
+    """A label that the expert does not know, and that looks like markup."""
+    texts = [f"review {i}" for i in range(300)]
+    table = pd.DataFrame({"text": texts, "label": ["good"] * 299 + [HOSTILE]})
+    result = check_examples(table, "text-classifier", ("good",), GatePolicy(), task="reviews")
+    return replace(result, name=HOSTILE, warnings=(HOSTILE,))
+
+
 def everything() -> ReportInputs:
     tasks = ("reviews", "tweets")
     names = ["embeddings.word.weight", "layer.2.a", "layer.10.a", "layer.10.b"]
@@ -97,7 +109,7 @@ def everything() -> ReportInputs:
         champion_members=[Member("reviews", "reviews/1"), Member("gone", "gone/4")],
         settings={"steps": 60, "nested": {"seed": 0}},
         facts={"base": HOSTILE},
-        contracts=[ContractResult("examples", False, (HOSTILE,), (HOSTILE,), 3, {})],
+        contracts=[broken_contract()],
         links={"run": "https://example.org/run", "other": "data:text/html,x"},
         reproduce=["supermerge audit demo", HOSTILE],
     )
@@ -124,12 +136,31 @@ def test_nothing_from_outside_becomes_markup(tmp_path):
     assert "&lt;script&gt;" in page
 
 
+def test_the_data_docs_load_nothing_and_escape_what_great_expectations_does_not(tmp_path):
+    render_report(everything(), tmp_path)
+    page = (tmp_path / "data-docs/index.html").read_text()
+    tags = Tags(page).found
+    assert {tag for tag, _ in tags} <= {
+        *("html", "head", "meta", "title", "style", "body", "main", "header", "section"),
+        *("p", "b", "h1", "h2", "h3", "table", "tr", "th", "td", "span"),
+    }
+    assert not {name for _, attrs in tags for name in attrs} & {"src", "href", "onerror"}
+    assert "&lt;script&gt;alert(1)" in page, "the label is shown, as text"
+    assert "values must belong to this set: good." in page
+    assert ">broken<" in page and ">holds<" in page
+
+
 def test_the_page_loads_nothing_and_links_only_to_the_web(tmp_path):
     tags = Tags(render_report(everything(), tmp_path).read_text()).found
     sources = [attrs["src"] for _, attrs in tags if "src" in attrs]
     assert len(sources) == 1 and sources[0].startswith("data:image/png;base64,")
     links = {attrs["href"] for _, attrs in tags if "href" in attrs}
-    assert links == {"https://example.org/tweets", "https://example.org/run"}
+    assert links == {
+        "https://example.org/tweets",
+        "https://example.org/run",
+        "data-docs/index.html",
+    }
+    assert (tmp_path / "data-docs/index.html").is_file()
     page = (tmp_path / "report.html").read_text()
     assert "@import" not in page and "url(" not in page
 
@@ -188,7 +219,8 @@ def test_layers_come_in_their_natural_order(tmp_path):
 def test_the_same_inputs_give_the_same_bytes(tmp_path):
     one, two = (render_report(everything(), tmp_path / name) for name in ("a", "b"))
     assert one.read_bytes() == two.read_bytes()
-    assert (tmp_path / "a/report.json").read_bytes() == (tmp_path / "b/report.json").read_bytes()
+    for file in ("report.json", "data-docs/index.html"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_the_json_holds_the_decision(tmp_path):
