@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import asdict, dataclass
+from threading import Thread
 from typing import Any, Literal
 
 import httpx
-from prefect.blocks.abstract import NotificationBlock
 
 from infra.families import Family, Target
 
 Event = Literal["needs-review", "promoted", "bounced", "rolled-back", "audit-failed"]
-_TIMEOUT = 10.0  # seconds a target may take
-_TRIES = 3
+_TIMEOUT = 10.0  # seconds a webhook may take
+_WAITS: Sequence[float] = (1.0, 4.0)  # seconds before each further try
+_PATIENCE = 60.0  # seconds for all targets together; a merge waits no longer than that
 
 
 @dataclass(frozen=True)
@@ -28,18 +32,54 @@ class Notice:
 
 def send(family: Family, notice: Notice) -> Iterator[tuple[str, str]]:
     """Sends a notice to every target; yields (target, fault) for each that could not be reached."""
-    with httpx.Client(timeout=_TIMEOUT, transport=httpx.HTTPTransport(retries=_TRIES)) as client:
-        for number, target in enumerate(family.notify, start=1):
-            try:
-                _send(client, target, notice)
-            except Exception as error:  # noqa: BLE001 - whatever a target does must not stop a merge
-                # Addresses of chat webhooks are secrets, so a target is named by its place only.
-                yield f"target {number} of {family.name}", type(error).__name__
+    # httpx logs every address, and the address of a chat webhook is a secret.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    faults: dict[Target, str] = {}
+    threads = [
+        # A block is foreign code that may hang. As a daemon it cannot keep the process from ending.
+        Thread(target=copy_context().run, args=(_deliver, target, notice, faults), daemon=True)
+        for target in family.notify
+    ]
+    deadline = time.monotonic() + _PATIENCE
+    for thread in threads:
+        thread.start()
+    for number, (target, thread) in enumerate(zip(family.notify, threads, strict=True), start=1):
+        thread.join(max(0.0, deadline - time.monotonic()))
+        fault = "it takes too long" if thread.is_alive() else faults.get(target)
+        if fault:
+            block = f" (Prefect block {target.prefect_block})" if target.prefect_block else ""
+            yield f"target {number} of {family.name}{block}", fault
 
 
-def _send(client: httpx.Client, target: Target, notice: Notice) -> None:
+def _deliver(target: Target, notice: Notice, faults: dict[Target, str]) -> None:
+    """Tries a few times; leaves what went wrong the last time in ``faults``."""
+    for wait in (*_WAITS, None):
+        try:
+            _send(target, notice)
+        except Exception as error:  # noqa: BLE001 - whatever a target does must not stop a merge
+            if wait is None:
+                faults[target] = _named(error)
+            else:
+                time.sleep(wait)
+        else:
+            return
+
+
+def _send(target: Target, notice: Notice) -> None:
     if target.webhook is not None:
-        client.post(str(target.webhook), json=asdict(notice)).raise_for_status()
+        address = str(target.webhook)
+        httpx.post(address, json=asdict(notice), timeout=_TIMEOUT).raise_for_status()
     if target.prefect_block is not None:
-        block: Any = NotificationBlock.load(target.prefect_block)
-        block.notify(notice.text, subject=notice.subject)
+        import prefect.blocks.notifications  # noqa: F401 - so that Prefect knows its own blocks
+        from prefect.blocks.core import Block
+
+        block: Any = Block.load(target.prefect_block)
+        with block.raise_on_failure():  # else some blocks fail without a word
+            block.notify(notice.text, subject=notice.subject)
+
+
+def _named(error: Exception) -> str:
+    """What went wrong without the message, which may quote the address."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"it answered {error.response.status_code}"
+    return type(error).__name__

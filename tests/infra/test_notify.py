@@ -1,52 +1,79 @@
-"""Notices reach a webhook, and a target that fails never raises."""
+"""Notices reach webhooks and Prefect blocks, and a target that fails never raises."""
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from infra import notify
 from infra.families import Family
 from infra.notify import Notice, send
 
 NOTICE = Notice("promoted", "f", "f version 2 is deployed", "Merges a.")
+TRIES = 1 + len(notify._WAITS)
 
 
-def family(*addresses: str) -> Family:
+def family(*targets: dict[str, str]) -> Family:
     return Family(
         name="f",
         kind="text-classifier",
         base="s3://bucket/base",
         bucket="bucket",
-        notify=[{"webhook": address} for address in addresses],
+        notify=targets,
     )
 
 
+class Inbox:
+    """A server that counts and keeps what it gets, by path.
+
+    ``/broken`` always fails, ``/late`` fails once, ``/hanging`` answers nothing until the end.
+    """
+
+    def __init__(self) -> None:
+        self.received: dict[str, list] = {}
+        self.over = threading.Event()
+        inbox = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                path = self.path.split("?")[0]
+                got = inbox.received.setdefault(path, [])
+                got.append(body)
+                if path == "/hanging":
+                    inbox.over.wait()
+                fails = path == "/broken" or (path == "/late" and len(got) == 1)
+                self.send_response(503 if fails else 200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self) -> None:
+        self.over.set()
+        self.server.shutdown()
+
+
 @pytest.fixture
-def inbox():
-    received = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(500 if self.path == "/broken" else 200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", received
-    server.shutdown()
+def inbox(monkeypatch):
+    monkeypatch.setattr(notify, "_WAITS", (0.0,) * (TRIES - 1))
+    opened = Inbox()
+    yield opened
+    opened.close()
 
 
 def test_a_webhook_gets_the_notice(inbox):
-    address, received = inbox
-    assert list(send(family(f"{address}/hook"), NOTICE)) == []
-    assert received == [
+    assert list(send(family({"webhook": f"{inbox.address}/hook"}), NOTICE)) == []
+    assert inbox.received["/hook"] == [
         {
             "event": "promoted",
             "family": "f",
@@ -56,12 +83,54 @@ def test_a_webhook_gets_the_notice(inbox):
     ]
 
 
-def test_a_target_that_fails_is_reported_without_its_address_and_the_others_are_served(inbox):
-    address, received = inbox
-    faults = list(
-        send(family(f"{address}/broken", "http://127.0.0.1:9/x", f"{address}/ok"), NOTICE)
-    )
+def test_a_server_that_fails_once_is_asked_again(inbox):
+    assert list(send(family({"webhook": f"{inbox.address}/late"}), NOTICE)) == []
+    assert len(inbox.received["/late"]) == 2
 
-    assert [target for target, _ in faults] == ["target 1 of f", "target 2 of f"]
-    assert not any(address in text for fault in faults for text in fault)
-    assert len(received) == 2
+
+def test_a_target_that_fails_is_reported_without_its_address_and_the_others_are_served(
+    inbox, caplog
+):
+    targets = [f"{inbox.address}/broken", "http://127.0.0.1:9/x", f"{inbox.address}/ok"]
+    with caplog.at_level(logging.INFO):
+        faults = list(send(family(*({"webhook": target} for target in targets)), NOTICE))
+
+    assert faults == [
+        ("target 1 of f", "it answered 503"),
+        ("target 2 of f", "ConnectError"),
+    ]
+    assert len(inbox.received["/broken"]) == TRIES
+    assert len(inbox.received["/ok"]) == 1
+    assert inbox.address not in caplog.text, "addresses of chat webhooks are secrets"
+
+
+def test_a_target_that_hangs_does_not_hold_up_a_merge(inbox, monkeypatch):
+    monkeypatch.setattr(notify, "_PATIENCE", 0.5)
+    targets = [{"webhook": f"{inbox.address}/hanging"}, {"webhook": f"{inbox.address}/ok"}]
+    assert list(send(family(*targets), NOTICE)) == [("target 1 of f", "it takes too long")]
+
+
+@pytest.mark.e2e
+def test_a_saved_prefect_block_gets_the_notice_and_faults_never_raise(stack, inbox, caplog):
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    for name, path in (("good-chat", "/chat"), ("broken-chat", "/broken")):
+        CustomWebhookNotificationBlock(
+            name=name,
+            url=f"{inbox.address}{path}?token={{{{token}}}}",
+            json_data={"title": "{{subject}}", "body": "{{body}}"},
+            secrets={"token": "not-for-the-log"},
+        ).save(name, overwrite=True)
+    blocks = ["good-chat", "broken-chat", "no-such-chat"]
+    with caplog.at_level(logging.INFO):
+        faults = list(
+            send(family(*({"prefect_block": f"custom-webhook/{b}"} for b in blocks)), NOTICE)
+        )
+
+    assert inbox.received["/chat"] == [{"title": NOTICE.subject, "body": NOTICE.text}]
+    assert faults == [
+        ("target 2 of f (Prefect block custom-webhook/broken-chat)", "it answered 503"),
+        ("target 3 of f (Prefect block custom-webhook/no-such-chat)", "ValueError"),
+    ]
+    assert len(inbox.received["/broken"]) == TRIES
+    assert "not-for-the-log" not in caplog.text
