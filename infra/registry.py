@@ -20,13 +20,15 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from infra.names import check_family, check_task
 from infra.store import S3Uri
-from merging.errors import InvalidInput
+from merging.errors import InvalidInput, Refused
 
 ExpertStatus = Literal["waiting", "merging", "merged", "rejected", "held"]
 MergedStatus = Literal["candidate", "promoted", "superseded", "rolled-back", "rejected"]
 
 CHAMPION, PREVIOUS = "champion", "previous"
+_DECLINED = ("rejected", "superseded")
 _SEARCH_PAGE = 200
+_LONGEST_REASON = 8_000  # characters; thousands of mismatched tensors would not fit into a tag
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Registry:
         self, expert: ExpertVersion, status: ExpertStatus, reason: str, report: str = ""
     ) -> None:
         """Sets status and reason of an expert, and where to read more."""
+        reason = _clipped(reason)
         if (expert.status, expert.reason) == (status, reason):
             return
         tags = {"merge.reason": reason, "merge.report": report, "merge.status": status}
@@ -166,10 +169,13 @@ class Registry:
         tags: Mapping[str, str],
         description: str,
     ) -> MergedVersion:
-        """Creates a merged version; the same files registered again are the same version."""
+        """Creates a merged version; the same files registered again are the same version.
+
+        Unless that was decided against: then a new version asks once more, as a decision is final.
+        """
         self._ensure_model(family)
         for version in self.merged(family):
-            if version.source == str(location):
+            if version.source == str(location) and version.status not in _DECLINED:
                 return version
         created = self.client.create_model_version(
             family,
@@ -188,7 +194,16 @@ class Registry:
                 self.client.set_model_version_tag(version.family, str(version.version), key, value)
 
     def review(self, version: MergedVersion, decision: str, who: str, reason: str) -> None:
-        """Records a person's decision on a candidate, the decision itself last."""
+        """Records a person's decision on a candidate, the decision itself last.
+
+        Raises:
+            Refused: it is no candidate any more; nothing was recorded.
+        """
+        if version.status != "candidate":
+            raise Refused(
+                f"Version {version.version} is {version.status or 'not a candidate'}, so it cannot "
+                f"be {decision} any more. Review the newest candidate, or roll back."
+            )
         self.tag_merged(
             version,
             {
@@ -253,6 +268,14 @@ class Registry:
             token = page.token
             if not token:
                 return
+
+
+def _clipped(reason: str) -> str:
+    """A reason that fits into a tag; the end is kept, because it says what to do."""
+    if len(reason) <= _LONGEST_REASON:
+        return reason
+    half = _LONGEST_REASON // 2
+    return f"{reason[:half]}\n…\n{reason[-half:]}"
 
 
 def _expert(version: ModelVersion) -> ExpertVersion:
