@@ -1,0 +1,75 @@
+"""What a merge leaves for people to read: in MLflow, beside the model, and in Prefect."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_decided_merge_is_told_in_mlflow_and_in_prefect(queue, expert, land):
+    from prefect.artifacts import Artifact
+
+    from flows.continual_merge import continual_merge
+    from infra.manifest import Manifest
+
+    land(queue, "weather", expert("weather"))
+    (outcome,) = continual_merge(queue.name)
+    version = queue.registry.merged_version(queue.name, outcome.version)
+    client = queue.registry.client
+    run = client.get_run(version.run_id)
+
+    files = {f.path for f in client.list_artifacts(version.run_id, "report")}
+    assert {"report/report.html", "report/report.json", "report/data-docs"} <= files
+    (docs,) = client.list_artifacts(version.run_id, "report/data-docs")
+    assert docs.path == "report/data-docs/index.html"
+    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
+    assert "report/data-docs/index.html" in manifest.files, "and beside the model in the store"
+    page = queue.store.read(version.location / "report/data-docs/index.html").decode()
+    assert "examples of weather" in page and "gate report" in page
+    report = json.loads(queue.store.read(version.location / "report/report.json"))
+    contracts = {c["name"]: c["raw"]["success"] for c in report["contracts"]}
+    assert contracts == {"examples of weather": True, "gate report": True}
+
+    numbers = run.data.metrics
+    assert numbers["gate/passed"] == 1.0
+    assert numbers["gate/weather/candidate"] > numbers["gate/weather/base"]
+    assert "gate/weather/difference_lower" in numbers
+    assert {d.dataset.name for d in run.inputs.dataset_inputs} == {
+        "weather calibration",
+        "weather gate",
+    }
+    description = client.get_model_version(queue.name, str(version.version)).description
+    assert description.startswith("**Passed") and "| weather | new |" in description
+    assert version.run_id in description, "links the report"
+
+    decision = Artifact.get(f"{queue.name}-relearn-decision")
+    assert decision.type == "markdown" and version.run_id in decision.data
+    scores = Artifact.get(f"{queue.name}-relearn-scores")
+    assert scores.type == "table" and json.loads(scores.data)[0]["task"] == "weather"
+    assert version.run_id in Artifact.get(f"{queue.name}-relearn-report").data
+
+
+def test_every_broken_rule_is_a_sentence_on_the_experts_version(queue, expert, land, copy_of):
+    import pandas as pd
+
+    from flows.continual_merge import continual_merge
+
+    folder = copy_of(expert("weather"))
+    table = pd.read_parquet(folder / "examples.parquet")
+    table.loc[3, "text"] = ""
+    table.loc[4, "label"] = "side-9"
+    table.to_parquet(folder / "examples.parquet")
+    landed = land(queue, "weather", folder)
+
+    (outcome,) = continual_merge(queue.name)
+
+    assert outcome.verdict == "bounced"
+    version = queue.registry.client.get_model_version(landed.name, str(landed.version))
+    reason = version.tags["merge.reason"]
+    assert "Every text must have 1 to 100,000 characters, but 1 of 500 rows does not" in reason
+    assert "Every label must be one of the expert's 2 (side-0, side-1)" in reason
+    assert "'side-9'; row 5" in reason
+    assert version.tags["merge.status"] == "rejected"
