@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ from merging.experts import Expert
 from merging.heads import Head
 from merging.serving import assemble
 
-CACHED = 1 << 16  # numbers that are worked on at a time: 256 kB of fp32
+CACHED = 1 << 15  # numbers that are worked on at a time: 128 kB of fp32
 
 Delta = Tensor | LowRank | Scaling | None
 
@@ -56,9 +56,9 @@ class CombinedSource:
         """fp32 in the tensor's shape, summed in the members' order."""
         if name not in self.values:
             return None
-        total = torch.zeros(self.base.tensors[name].shape)
-        add_deltas(total, self.base, self.members, self.values[name], name)
-        return total
+        zero = torch.zeros(self.base.tensors[name].shape)
+        blocks = summed_blocks(zero, self.base, self.members, self.values[name], name)
+        return torch.cat(list(blocks)).view(zero.shape)
 
 
 def source_of(base: Checkpoint, expert: Expert, kind: ModelKind) -> Source:
@@ -77,39 +77,43 @@ def open_adapter(directory: Path, base: Checkpoint, head: Head, kind: ModelKind)
     return Adapter.open(directory, base, parameter_names(base, head, kind), head.tensors)
 
 
-def add_deltas(
-    total: Tensor, base: Checkpoint, sources: Sequence[Source], coefficients: Tensor, name: str
-) -> None:
-    """total += Σ coefficients[i] · τ(i), bit for bit the same on every machine.
+def summed_blocks(
+    start: Tensor, base: Checkpoint, sources: Sequence[Source], coefficients: Tensor, name: str
+) -> Iterator[Tensor]:
+    """start + Σ coefficients[i] · τ(i), bit for bit the same on every machine.
 
     Args:
-        total: fp32 in the tensor's shape, changed in place.
+        start: In the tensor's shape.
         base: The base checkpoint.
         sources: In column order.
         coefficients: fp32 [sources] or [sources, rows].
         name: Canonical name of the tensor.
+
+    Yields:
+        Blocks of rows, fp32 [rows, numbers of a row], that stay in the processor's cache while all
+        sources are added to them.
     """
+    shape = (start.shape[0], -1) if start.ndim else (1, 1)
+    original = base.read(name).view(shape)
+    terms: list[tuple[Tensor, Tensor | None, Tensor]] = []
     for source, coefficient in zip(sources, coefficients, strict=True):
         if isinstance(source, FullSource) and name in source.expert.tensors:
-            _add_difference(total, source.expert.read(name), base.read(name), coefficient)
+            terms.append((source.expert.read(name).view(shape), original, coefficient))
             continue
         delta = dense_delta(source.delta(name), base, name)
         if delta is not None:
-            shape = (-1, *[1] * (total.ndim - 1)) if coefficient.ndim else ()
+            terms.append((delta.view(shape), None, coefficient))
+    start = start.view(shape)
+    size = max(1, CACHED // max(1, start.shape[1]))
+    for first in range(0, start.shape[0], size):
+        block = slice(first, first + size)
+        total = start[block].to(torch.float32, copy=True)
+        for tensor, subtracted, coefficient in terms:
+            part = tensor[block].float()
+            part = part if subtracted is None else part - subtracted[block].float()
             # A product and a sum, each rounded once: a fused multiply-add would round otherwise.
-            total += delta.mul_(coefficient.view(shape))
-
-
-def _add_difference(total: Tensor, expert: Tensor, base: Tensor, coefficient: Tensor) -> None:
-    """total += coefficient · (expert − base), in blocks that stay in the processor's cache."""
-    rows = total.view(total.shape[0], -1) if total.ndim else total.view(1, 1)
-    expert, base = expert.view(rows.shape), base.view(rows.shape)
-    size = max(1, CACHED // rows.shape[1])
-    for start in range(0, rows.shape[0], size):
-        block = slice(start, start + size)
-        difference = expert[block].float() - base[block].float()
-        factor = coefficient[block, None] if coefficient.ndim else coefficient
-        rows[block] += difference.mul_(factor)
+            total += part * (coefficient[block, None] if coefficient.ndim else coefficient)
+        yield total
 
 
 def dense_delta(delta: Delta, base: Checkpoint, name: str) -> Tensor | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from merging.checkpoint import Checkpoint, digest_file
 from merging.coefficients import Coefficients
-from merging.deltas import Source, add_deltas, backbone_names, source_of
+from merging.deltas import Source, backbone_names, source_of, summed_blocks
 from merging.errors import Corrupt, InvalidInput
 from merging.examples import ModelKind
 from merging.experts import Expert
@@ -23,6 +24,7 @@ SHARD_BYTES = 5_000_000_000
 # What a model directory needs beside its weights; nothing that could be code or a pickle.
 COMPANIONS = (".json", ".txt", ".model", ".jinja")
 COEFFICIENTS = "coefficients.safetensors"
+Merged = Callable[[str], Iterable[Tensor]]  # blocks of a tensor by its canonical name
 
 
 def materialise(
@@ -51,12 +53,12 @@ def materialise(
 def write_model(
     base: Checkpoint,
     kind: ModelKind,
-    merged: Callable[[str], Tensor],
+    merged: Merged,
     heads: Mapping[str, Head],
     out: Path,
     coefficients: Coefficients | None = None,
 ) -> None:
-    """Writes a model directory whose backbone tensors are `merged(canonical name)`."""
+    """Writes a model directory whose backbone tensors are `merged(canonical name)`, in blocks."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -98,7 +100,15 @@ def verify(base: Path, experts: Sequence[Expert], kind: ModelKind, merged: Path)
 def merged_tensor(
     base: Checkpoint, sources: Sequence[Source], coefficients: Tensor, name: str
 ) -> Tensor:
-    """One merged tensor in the base's dtype, bit for bit the same on every machine.
+    """One merged tensor in the base's dtype and shape; arguments as of `merged_blocks`."""
+    blocks = list(merged_blocks(base, sources, coefficients, name))
+    return torch.cat(blocks).view(base.tensors[name].shape)
+
+
+def merged_blocks(
+    base: Checkpoint, sources: Sequence[Source], coefficients: Tensor, name: str
+) -> Iterator[Tensor]:
+    """One merged tensor in the base's dtype, block by block of its rows.
 
     Args:
         base: The base checkpoint.
@@ -107,27 +117,24 @@ def merged_tensor(
         name: Canonical name.
     """
     original = base.read(name)
-    total = original.float().clone()
-    add_deltas(total, base, sources, coefficients, name)
-    return total.to(original.dtype)
+    for block in summed_blocks(original, base, sources, coefficients, name):
+        yield block.to(original.dtype)
 
 
 def _merger(
     base: Checkpoint, experts: Sequence[Expert], kind: ModelKind, coefficients: Coefficients
-) -> Callable[[str], Tensor]:
+) -> Merged:
     sources = [source_of(base, expert, kind) for expert in experts]
 
-    def merged(name: str) -> Tensor:
+    def merged(name: str) -> Iterable[Tensor]:
         if name not in coefficients.values:
-            return base.read(name)
-        return merged_tensor(base, sources, coefficients.values[name], name)
+            return [base.read(name)]
+        return merged_blocks(base, sources, coefficients.values[name], name)
 
     return merged
 
 
-def _write_backbone(
-    source: Checkpoint, kind: ModelKind, merged: Callable[[str], Tensor], out: Path
-) -> None:
+def _write_backbone(source: Checkpoint, kind: ModelKind, merged: Merged, out: Path) -> None:
     names = {source.tensors[name].key: name for name in backbone_names(source, kind)}
     specs = {
         key: Spec(source.tensors[name].shape, source.tensors[name].dtype)

@@ -118,11 +118,18 @@ class LearningRun:
                     f"{task}: expected a finite loss in step {step}, found {losses[task]}. Nothing "
                     "was updated with it; lower learning_rate or look at the examples."
                 )
-            (loss / len(self.tasks)).backward()
+            (loss * self._share(task)).backward()
         self.merge.finish_step()
         for head in self.heads.values():
             head.update(step)
         return losses
+
+    def _share(self, task: str) -> float:
+        """What a task's loss is multiplied with before all are added."""
+        share = 1 / len(self.tasks)
+        if self.settings.balanced and task in self.at_base:
+            return share / (self.at_base[task] + SMALL)
+        return share
 
     def best_coefficients(self) -> Coefficients:
         """Coefficients of the best state, by column."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Spec:
 def write_tensors(
     path: Path,
     specs: Mapping[str, Spec],
-    read: Callable[[str], Tensor],
+    read: Callable[[str], Tensor | Iterable[Tensor]],
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `path` whole or not at all, asking `read` for one tensor after the other.
@@ -58,7 +58,8 @@ def write_tensors(
     Args:
         path: The file to create or replace.
         specs: What will be written, in this order.
-        read: Gives the tensor of a name; shape and dtype as in `specs`.
+        read: Gives the tensor of a name, or its numbers in order as smaller tensors; as many and
+            of the dtype as in `specs`.
         metadata: JSON values kept in the header under one key.
     """
     header: dict[str, Any] = {}
@@ -82,7 +83,10 @@ def write_tensors(
             file.write(len(text).to_bytes(8, "little"))
             file.write(text)
             for name, spec in specs.items():
-                file.write(_raw_bytes(read(name), spec))
+                given = read(name)
+                blocks = [given] if isinstance(given, Tensor) else given
+                written = sum(file.write(_raw_bytes(block, spec)) for block in blocks)
+                assert written == spec.nbytes
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -132,6 +136,6 @@ def read_header(path: Path) -> tuple[dict[str, tuple[Spec, int]], dict[str, Any]
 
 
 def _raw_bytes(tensor: Tensor, spec: Spec) -> memoryview:
-    assert tuple(tensor.shape) == spec.shape and tensor.dtype == spec.dtype
+    assert tensor.dtype == spec.dtype
     flat = tensor.detach().contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Objective = Literal["labels", "experts", "both", "entropy"]
 Granularity = Literal["tensor", "row", "model"]
 Storage = Literal["fp32", "bf16", "int8"]
+Preprocess = Literal["none", "tsv-m", "iso-c"]
 
 
 class MergeSettings(BaseModel):
@@ -20,7 +21,11 @@ class MergeSettings(BaseModel):
             paper), KL divergence to each expert's own answers, both, or the answers' entropy.
         granularity: One coefficient per expert and tensor (the paper), per output row of a matrix,
             or per expert.
+        preprocess: What is done to the task vectors of matrices before coefficients are learned for
+            them: nothing, TSV-M's truncation and mutual orthogonality, or Iso-C's even spectrum.
         tanh: Learn w with c = tanh(w), as in the paper; else c itself.
+        balanced: Divide each task's loss by what it is on the unmerged base, so that every task weighs
+            as much as it has to gain; else losses are added as they are, as in the paper.
         initial: The coefficient that a new expert starts from.
         learning_rate: Of Adam, for w.
         steps: Steps of one micro-batch per task.
@@ -45,7 +50,9 @@ class MergeSettings(BaseModel):
 
     objective: Objective = "experts"
     granularity: Granularity = "tensor"
+    preprocess: Preprocess = "none"
     tanh: bool = True
+    balanced: bool = False
     initial: float = Field(0.3, gt=-1, lt=1)
     learning_rate: float = Field(0.06, gt=0)
     steps: int = Field(40, ge=0)

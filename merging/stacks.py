@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 TILE = 1 << 18  # numbers converted at a time: 1 MB of fp32 stays in the cache until it is used
-
+LARGE = 1 << 14  # numbers of a tensor from which calls cost less than a CPU's transposed product
 
 Rows = Tensor | slice  # int64 [rows], or a range of them
 Change = Callable[[Tensor], Tensor]
@@ -75,7 +75,11 @@ class DensePart:
         """See `Part`."""
         coefficients = coefficients.to(out.dtype)
         if self.stack.dtype == out.dtype and coefficients.ndim == 1 and self._flat():
-            out.view(-1).addmv_(self.stack.flatten(1).t(), coefficients)
+            if out.device.type == "cpu" and out.numel() >= LARGE:
+                for delta, coefficient in zip(self.stack, coefficients.tolist(), strict=True):
+                    out.add_(delta, alpha=coefficient)  # reads 4 x faster than the product below
+            else:
+                out.view(-1).addmv_(self.stack.flatten(1).t(), coefficients)
             return
         by_row = coefficients if coefficients.ndim == 2 else coefficients[:, None]
         if self.scales is not None:
