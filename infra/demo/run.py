@@ -85,7 +85,7 @@ def run_demo(console: Console, *, fresh: bool = False) -> None:
     settled = []
     for arrival, directory in zip(ARRIVALS, experts, strict=True):
         console.rule(escape(arrival.title))
-        settled.append(_land(console, queue, arrival, directory))
+        settled.append(land_expert(console, queue, arrival, directory))
     show_result(console, queue, settled)
     ask_deployed_model(console, FAMILY, [e.task for e in settled if e.status == "merged"])
     console.print(
@@ -126,7 +126,7 @@ def _train(console: Console) -> tuple[Path, list[Path]]:
     return base, experts
 
 
-def _land(console: Console, queue, arrival: DemoExpert, directory: Path):  # type: ignore[no-untyped-def]
+def land_expert(console: Console, queue, arrival: DemoExpert, directory: Path):  # type: ignore[no-untyped-def]
     """Uploads an expert, registers it in MLflow, and waits for the queue's decision."""
     files = {p.name: sha256_file(p) for p in directory.iterdir() if is_wanted(p.name)}
     digest = sha256_tree(files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 from selenium import webdriver
@@ -145,3 +146,15 @@ def test_a_reviewer_reads_and_decides_in_mlflow(
     assert eventually(lambda: champion(queue) == second)
     assert eventually(lambda: page.reopened_shows("Promoted (1)"))
     assert page.reopened_shows("champion")
+
+    # Before the next one is decided, another run changes what is deployed.
+    third = merge(queue, land, expert, "sport")
+    page = VersionPage(browser, stack.mlflow_uri, queue.name, third)
+    again = queue.promotions.newest()
+    changes = {"run_id": "another run", "reason": "meanwhile", "time": datetime.now(UTC)}
+    fields = again.model_dump(exclude={"sequence", "previous"}) | changes
+    queue.promotions.append(again, **fields)
+    page.set_tag("approval_status", "approved")
+    assert eventually(lambda: page.reopened_shows("the deployed model has changed"))
+    assert champion(queue) == second
+    assert queue.registry.merged_version(queue.name, third).status == "superseded"
