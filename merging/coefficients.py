@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from merging.errors import InvalidInput
 from merging.safefile import load_tensors, save_tensors
+from merging.settings import Preprocess
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,12 @@ class Coefficients:
         tasks: The experts, in column order.
         values: By canonical tensor name, fp32 [experts] or [experts, rows]; a tensor that is not
             here comes from the base.
+        preprocess: What was done to the task vectors that they belong to.
     """
 
     tasks: tuple[str, ...]
     values: Mapping[str, Tensor]
+    preprocess: Preprocess = "none"
 
     def __post_init__(self) -> None:
         for name, value in self.values.items():
@@ -51,12 +55,13 @@ class Coefficients:
     def select(self, tasks: Sequence[str]) -> Coefficients:
         """The columns of `tasks`, in that order."""
         indices = [self.tasks.index(task) for task in tasks]
-        return Coefficients(tuple(tasks), {n: v[indices] for n, v in self.values.items()})
+        values = {n: v[indices] for n, v in self.values.items()}
+        return Coefficients(tuple(tasks), values, self.preprocess)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of tasks, names, shapes and values."""
-        total = hashlib.sha256(repr(self.tasks).encode())
+        """SHA-256 of tasks, preprocessing, names, shapes and values."""
+        total = hashlib.sha256(repr((self.tasks, self.preprocess)).encode())
         for name in sorted(self.values):
             value = self.values[name].contiguous()
             total.update(f"{name}{tuple(value.shape)}".encode())
@@ -64,8 +69,9 @@ class Coefficients:
         return total.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes them as safetensors, the tasks in the header."""
-        save_tensors(path, self.values, {"tasks": list(self.tasks)})
+        """Writes them as safetensors, tasks and preprocessing in the header."""
+        metadata = {"tasks": list(self.tasks), "preprocess": self.preprocess}
+        save_tensors(path, self.values, metadata)
 
     @classmethod
     def load(cls, path: Path) -> Coefficients:
@@ -75,11 +81,12 @@ class Coefficients:
             InvalidInput: The file is missing, truncated or something else.
         """
         values, metadata = load_tensors(path)
-        if "tasks" not in metadata:
+        preprocess = metadata.get("preprocess", "none")
+        if "tasks" not in metadata or preprocess not in get_args(Preprocess):
             raise InvalidInput(
                 where=str(path),
-                expected="coefficients of a merge, with the tasks in the header",
+                expected="coefficients of a merge, with tasks and preprocessing in the header",
                 found="another safetensors file",
                 remedy="Take coefficients.safetensors of a merged model.",
             )
-        return cls(tuple(metadata["tasks"]), values)
+        return cls(tuple(metadata["tasks"]), values, preprocess)

@@ -18,7 +18,7 @@ from torch import Tensor
 from merging.calibration import CalibrationSet, calibration_sets
 from merging.checkpoint import Checkpoint, digest_directory
 from merging.coefficients import Coefficients
-from merging.deltas import CombinedSource, Source, mergeable_names, source_of
+from merging.deltas import CombinedSource, Source, mergeable_names
 from merging.errors import InvalidInput
 from merging.examples import ModelKind
 from merging.experts import Expert
@@ -26,6 +26,7 @@ from merging.feed import feed_for
 from merging.grouping import chunks, cosines, similarity_order
 from merging.heads import Head
 from merging.plan import Plan, make_plan
+from merging.preprocess import open_sources
 from merging.run import LearningRun, Progress, held_out_losses
 from merging.settings import MergeSettings
 from merging.state import StepRecord
@@ -85,7 +86,7 @@ def learn_coefficients(
         NonFinite: Loss or gradient became NaN or infinite.
     """
     tasks = tuple(expert.task for expert in experts)
-    _check(tasks, start, frozen)
+    _check(tasks, start, frozen, settings)
     merge = _Merge(base, experts, kind, settings, start, work, device, progress)
     make_plan(base, experts, kind, settings)  # refuses what does not fit before anything is written
     heads = {e.task: (heads or {}).get(e.task, e.head) for e in experts}
@@ -107,7 +108,8 @@ def learn_coefficients(
                 unit, heads = merge.learn(group, heads)
                 group = [unit]
             units += group
-    coefficients = Coefficients(units[0].tasks, units[0].values).select(tasks)
+    unit = units[0]
+    coefficients = Coefficients(unit.tasks, unit.values, settings.preprocess).select(tasks)
     plan = make_plan(base, experts, kind, settings, groups=tuple(levels))
     return Learned(coefficients, heads, tuple(merge.history), plan)
 
@@ -153,14 +155,19 @@ class _Merge:
         self.device = device
         self.progress = progress
         self.names = mergeable_names(base, experts, kind)
+        sources = open_sources(self.base, experts, kind, settings.preprocess)
+        self.sources = dict(zip(self.experts, sources, strict=True))
         self.history: list[StepRecord] = []
         self._data: dict[str, tuple[CalibrationSet, CalibrationSet]] = {}
 
     def expert_unit(self, expert: Expert) -> _Unit:
         """One expert."""
-        source = source_of(self.base, expert, self.kind)
         values = {name: torch.ones(1) for name in self.names}
-        return _Unit((expert.task,), source, values, expert.digest)
+        digest = expert.digest
+        if self.settings.preprocess != "none":  # then its vector depends on the others too
+            others = [other.digest for other in self.experts.values()]
+            digest = _key(digest, self.settings.preprocess, *others)
+        return _Unit((expert.task,), self.sources[expert.task], values, digest)
 
     def champion_unit(self, frozen: Collection[str]) -> _Unit:
         """All frozen tasks as one vector, each with its coefficient in `start`."""
@@ -278,12 +285,29 @@ class _Merge:
                 for inner in unit.values[name]
             ]
             values[name] = torch.stack(torch.broadcast_tensors(*columns)).clone()
-        members = [source_of(self.base, self.experts[task], self.kind) for task in tasks]
+        members = [self.sources[task] for task in tasks]
         digest = _key(*(unit.digest for unit in group), Coefficients(tasks, values).digest)
         return _Unit(tasks, CombinedSource(self.base, members, values), values, digest)
 
 
-def _check(tasks: tuple[str, ...], start: Coefficients | None, frozen: Collection[str]) -> None:
+def _check(
+    tasks: tuple[str, ...],
+    start: Coefficients | None,
+    frozen: Collection[str],
+    settings: MergeSettings,
+) -> None:
+    if (
+        start
+        and frozen
+        and (settings.preprocess != start.preprocess or settings.preprocess == "tsv-m")
+    ):
+        raise InvalidInput(
+            where="settings of a chain",
+            expected="the deployed model's task vectors as they were when it was learned",
+            found=f"preprocess {settings.preprocess!r} now and {start.preprocess!r} then, and what "
+            "'tsv-m' makes of a vector changes with every new expert",
+            remedy="Learn all columns again (the rung 'relearn'), or set preprocess to 'none'.",
+        )
     known = set(start.tasks) if start else set()
     if not tasks or len(set(tasks)) < len(tasks) or not set(frozen) <= known:
         raise InvalidInput(

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from merging.checkpoint import Checkpoint, digest_file
 from merging.coefficients import Coefficients
-from merging.deltas import Source, backbone_names, source_of, summed_blocks
+from merging.deltas import Source, backbone_names, summed_blocks
 from merging.errors import Corrupt, InvalidInput
 from merging.examples import ModelKind
 from merging.experts import Expert
 from merging.heads import Head
+from merging.preprocess import open_sources
 from merging.safefile import Spec, write_tensors
 
 SHARD_BYTES = 5_000_000_000
@@ -124,7 +125,7 @@ def merged_blocks(
 def _merger(
     base: Checkpoint, experts: Sequence[Expert], kind: ModelKind, coefficients: Coefficients
 ) -> Merged:
-    sources = [source_of(base, expert, kind) for expert in experts]
+    sources = open_sources(base, experts, kind, coefficients.preprocess)
 
     def merged(name: str) -> Iterable[Tensor]:
         if name not in coefficients.values:

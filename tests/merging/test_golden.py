@@ -29,6 +29,9 @@ CASES = {
     "without tanh": {"tanh": False},
     "groups of two": {"group_size": 2},
     "int8": {"storage": "int8"},
+    "balanced": {"balanced": True},
+    "tsv-m": {"preprocess": "tsv-m"},
+    "iso-c": {"preprocess": "iso-c"},
 }
 
 

@@ -1,0 +1,95 @@
+"""Task vectors of matrices, changed before coefficients are learned for them.
+
+sources = open_sources(base, experts, "text-classifier", "tsv-m")    # in the experts' order
+
+Training-free merges look for directions in which experts do not disturb one another; coefficients say
+how far to go. The two add up, so the one can be done before the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from merging.checkpoint import Checkpoint
+from merging.deltas import Delta, Source, dense_delta, source_of
+from merging.examples import ModelKind
+from merging.experts import Expert
+from merging.settings import Preprocess
+from merging.training_free import iso_c_tensor, tsv_m_tensors
+
+
+def _iso_each(stack: Tensor) -> Tensor:
+    """Iso-C's even spectrum, for each task vector by itself, [experts, rows, columns]."""
+    return torch.stack([iso_c_tensor(delta) for delta in stack])
+
+
+METHODS: Mapping[Preprocess, Callable[[Tensor], Tensor]] = {
+    "tsv-m": tsv_m_tensors,
+    "iso-c": _iso_each,
+}
+
+
+def open_sources(
+    base: Checkpoint, experts: Sequence[Expert], kind: ModelKind, method: Preprocess
+) -> list[Source]:
+    """The experts' task vectors, in their order, processed by `method`.
+
+    What TSV-M makes of an expert depends on the others of the set.
+    """
+    sources = [source_of(base, expert, kind) for expert in experts]
+    if method == "none":
+        return sources
+    together = _Together(base, sources, METHODS[method])
+    return [_Processed(together, index) for index in range(len(sources))]
+
+
+@dataclass
+class _Together:
+    """The task vectors of all experts; those of the tensor that was asked for last are kept."""
+
+    base: Checkpoint
+    sources: Sequence[Source]
+    method: Callable[[Tensor], Tensor]
+    _last: tuple[str, Sequence[Delta]] = field(default=("", ()))
+
+    def deltas(self, name: str) -> Sequence[Delta]:
+        """By expert; matrices processed, everything else as it is."""
+        if self._last[0] != name:
+            deltas: Sequence[Delta] = [source.delta(name) for source in self.sources]
+            shape = self.base.tensors[name].shape
+            if len(shape) == 2 and any(delta is not None for delta in deltas):
+                dense = [dense_delta(delta, self.base, name) for delta in deltas]
+                stack = torch.stack([torch.zeros(shape) if d is None else d for d in dense])
+                with _one_thread():
+                    deltas = list(self.method(stack))
+            self._last = (name, deltas)
+        return self._last[1]
+
+
+@dataclass(frozen=True)
+class _Processed:
+    """One expert's share of what was processed together."""
+
+    together: _Together
+    index: int
+
+    def delta(self, name: str) -> Delta:
+        """See `Source`; private to the caller."""
+        delta = self.together.deltas(name)[self.index]
+        return delta.clone() if isinstance(delta, Tensor) else delta
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Singular vectors depend on how the work was shared out, and a merge is built again to verify it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
