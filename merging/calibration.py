@@ -48,6 +48,27 @@ class CalibrationSet:
 
     def loss(self, model: Any, indices: Sequence[int], settings: MergeSettings) -> Tensor:
         """Mean loss of the examples at `indices`, a scalar with a graph."""
+        return objective_loss(settings.objective, *self._answers(model, indices))
+
+    @torch.no_grad()
+    def losses(self, model: Any, settings: MergeSettings) -> Tensor:
+        """Loss of every example, fp64 [examples]."""
+        found = torch.empty(len(self), dtype=torch.float64)
+        for indices in _batches(self.rows):
+            logits, targets, soft = self._answers(model, indices)
+            first = 0
+            for index, count in zip(indices, self.places[indices, 1].tolist(), strict=True):
+                own = slice(first, first + count)
+                answer = None if soft is None else soft.take(own, logits.device)
+                loss = objective_loss(settings.objective, logits[own], targets[own], answer)
+                found[index] = float(loss)
+                first += count
+        return found
+
+    def _answers(
+        self, model: Any, indices: Sequence[int]
+    ) -> tuple[Tensor, Tensor, SoftLabels | None]:
+        """Logits, targets and the expert's answers of some examples, one row per place."""
         device = next(model.parameters()).device
         batch = collate(self.encoder, [self.rows[i] for i in indices], device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -56,15 +77,7 @@ class CalibrationSet:
         if self.soft is not None:
             spans = [torch.arange(a, a + n) for a, n in self.places[list(indices)].tolist()]
             soft = self.soft.take(torch.cat(spans), device)
-        return objective_loss(settings.objective, logits, targets, soft)
-
-    @torch.no_grad()
-    def mean_loss(self, model: Any, settings: MergeSettings) -> float:
-        """Mean loss of all examples."""
-        total = 0.0
-        for indices in _batches(self.rows):
-            total += float(self.loss(model, indices, settings)) * len(indices)
-        return total / len(self)
+        return logits, targets, soft
 
 
 def calibration_sets(

@@ -193,7 +193,8 @@ class _Merge:
             self.device,
             tune_heads=self.settings.tune_heads,
         )
-        at_base = held_out_losses(models, data, self.settings)  # nothing is merged into them yet
+        losses = held_out_losses(models, data, self.settings)  # nothing is merged into them yet
+        at_base = {task: float(loss.mean()) for task, loss in losses.items()}
         vectors = self._vectors(group, models.lookups)
         weights = self._weights(group, models.row_names)
         merge = StreamedMerge(

@@ -35,7 +35,7 @@ class SoftLabels:
         tokens = logs.topk(likeliest).indices
         return cls(_bucketed(logs, tokens), tokens)
 
-    def take(self, rows: Tensor, device: torch.device) -> SoftLabels:
+    def take(self, rows: Tensor | slice, device: torch.device) -> SoftLabels:
         """Some rows, on a device."""
         tokens = None if self.tokens is None else self.tokens[rows].to(device)
         return SoftLabels(self.logs[rows].to(device), tokens)

@@ -30,10 +30,10 @@ def held_out_losses(
     models: TaskModels,
     data: Mapping[str, tuple[CalibrationSet, CalibrationSet]],
     settings: MergeSettings,
-) -> dict[str, float]:
-    """Mean loss of the task models, as they are, on the held-out examples of each task."""
+) -> dict[str, Tensor]:
+    """Losses of the task models, as they are, on their held-out examples, fp64 [examples]."""
     return {
-        task: held_out.mean_loss(models.models[task], settings)
+        task: held_out.losses(models.models[task], settings)
         for task, (_, held_out) in data.items()
         if len(held_out)
     }
@@ -48,7 +48,7 @@ class LearningRun:
         models: Task models of all tasks.
         data: By task what is learned from and what is held out.
         settings: How to learn.
-        at_base: Held-out losses of the unmerged base, by task: what there is to gain.
+        at_base: Mean held-out loss of the unmerged base, by task: what there is to gain.
     """
 
     def __init__(
@@ -78,7 +78,6 @@ class LearningRun:
                 for name, parameter in parameters.items()
             }
         self.history: list[StepRecord] = []
-        self.best_score: tuple[float, float] | None = None
         self.best: dict[str, Tensor] = {}
 
     def go(self, path: Path, progress: Progress | None = None) -> None:
@@ -156,33 +155,43 @@ class LearningRun:
             weights.by_row |= weights.own is not None and step > self.settings.steps
 
     def _look(self, record: StepRecord, progress: Progress | None) -> None:
-        """Keeps the state if it does better on the held-out examples: worst task, then mean."""
+        """Keeps the state if it does better on the held-out examples than the best one so far."""
         losses = held_out_losses(self.models, self.data, self.settings)
-        self._record(StepRecord(record.step, record.losses, losses), progress)
-        score = self._score(losses)
-        if self.best_score is None or score <= self.best_score:
-            self.best_score = score
-            self.best = self._snapshot()
+        means = {task: float(loss.mean()) for task, loss in losses.items()}
+        self._record(StepRecord(record.step, record.losses, means), progress)
+        if not self.best or self._is_better(losses):
+            self.best = self._snapshot(losses)
 
-    def _score(self, losses: Mapping[str, float]) -> tuple[float, float]:
-        """Held-out loss relative to the base's: worst task to two digits, then the mean.
+    def _is_better(self, losses: Mapping[str, Tensor]) -> bool:
+        """The worst task decides if it changed by more than a standard error, else the mean.
 
-        Not relative to the start: a warm start is nearly perfect on the old tasks, and measured by
-        that no step towards a new one would ever count as better.
+        Losses count relative to the base's. Not to the start's: a warm start is nearly perfect on
+        the old tasks, and measured by that no step towards a new one would ever be better.
         """
         if not losses:
-            return (0.0, 0.0)
-        ratios = [(losses[task] + SMALL) / (self.at_base[task] + SMALL) for task in losses]
-        return (round(max(ratios), 2), sum(ratios) / len(ratios))
+            return True
+        now = {t: (loss + SMALL) / (self.at_base[t] + SMALL) for t, loss in losses.items()}
+        before = {
+            t: (self.best[f"held-out/{t}"] + SMALL) / (self.at_base[t] + SMALL) for t in losses
+        }
+        worst_now = max(now, key=lambda task: float(now[task].mean()))
+        worst_before = max(before, key=lambda task: float(before[task].mean()))
+        change = float(now[worst_now].mean() - before[worst_before].mean())
+        task = worst_now if change > 0 else worst_before
+        noise = float((now[task] - before[task]).std() / len(now[task]) ** 0.5)
+        if abs(change) > noise:
+            return change < 0
+        return sum(float(now[t].mean() - before[t].mean()) for t in losses) <= 0
 
     def _record(self, record: StepRecord, progress: Progress | None) -> None:
         self.history.append(record)
         if progress is not None:
             progress(record)
 
-    def _snapshot(self) -> dict[str, Tensor]:
+    def _snapshot(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values = self.merge.coefficients(self.columns).values
         found = {f"coefficients/{name}": value.clone() for name, value in values.items()}
+        found |= {f"held-out/{task}": loss for task, loss in losses.items()}
         for name, head in self.heads.items():
             found[f"head/{name}"] = head.parameter.detach().cpu().clone()
         return found
@@ -197,11 +206,10 @@ class LearningRun:
         tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}
         for name, learned in self._learned().items():
             tensors |= {f"{name}:{part}": tensor for part, tensor in learned.state().items()}
-        RunState(self.merge.step, tensors, self.best_score, tuple(self.history)).save(path)
+        RunState(self.merge.step, tensors, tuple(self.history)).save(path)
 
     def _restore(self, saved: RunState) -> None:
         self.merge.step = saved.step
-        self.best_score = saved.best
         self.history = list(saved.history)
         self.best = {
             n.removeprefix("best/"): t for n, t in saved.tensors.items() if n.startswith("best/")

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from merging.safefile import load_tensors, save_tensors
 
+FORMAT = 2  # a run that another version of this file left is begun anew
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -33,21 +35,20 @@ class RunState:
 
     step: int
     tensors: Mapping[str, Tensor]
-    best: tuple[float, float] | None
     history: tuple[StepRecord, ...]
 
     def save(self, path: Path) -> None:
         """Replaces the file at once."""
         metadata: dict[str, Any] = {
+            "format": FORMAT,
             "step": self.step,
-            "best": self.best,
             "history": [asdict(record) for record in self.history],
         }
         save_tensors(path, self.tensors, metadata)
 
     @classmethod
     def load(cls, path: Path) -> RunState | None:
-        """The state in `path`, None where there is no file.
+        """The state in `path`, None where there is none that this version can go on from.
 
         Raises:
             InvalidInput: The file is damaged.
@@ -55,10 +56,11 @@ class RunState:
         if not path.exists():
             return None
         tensors, metadata = load_tensors(path)
+        if metadata.get("format") != FORMAT:
+            return None
         return cls(
             step=metadata["step"],
             # Copies, since the file is mapped and will be replaced.
             tensors={name: tensor.clone() for name, tensor in tensors.items()},
-            best=tuple(metadata["best"]) if metadata["best"] else None,
             history=tuple(StepRecord(**record) for record in metadata["history"]),
         )
