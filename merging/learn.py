@@ -25,7 +25,7 @@ from merging.experts import Expert
 from merging.feed import feed_for
 from merging.grouping import chunks, cosines, similarity_order
 from merging.heads import Head
-from merging.plan import Plan, make_plan
+from merging.plan import Memory, Plan, make_plan
 from merging.preprocess import open_sources
 from merging.run import LearningRun, Progress, held_out_losses
 from merging.settings import MergeSettings
@@ -88,7 +88,8 @@ def learn_coefficients(
     tasks = tuple(expert.task for expert in experts)
     _check(tasks, start, frozen, settings)
     merge = _Merge(base, experts, kind, settings, start, work, device, progress)
-    make_plan(base, experts, kind, settings)  # refuses what does not fit before anything is written
+    memory = Memory.of(device)
+    make_plan(base, experts, kind, settings, memory)  # refuses what does not fit, before all work
     heads = {e.task: (heads or {}).get(e.task, e.head) for e in experts}
     units = [merge.expert_unit(expert) for expert in experts if expert.task not in frozen]
     champion = [merge.champion_unit(frozen)] if frozen else []
@@ -110,7 +111,7 @@ def learn_coefficients(
             units += group
     unit = units[0]
     coefficients = Coefficients(unit.tasks, unit.values, settings.preprocess).select(tasks)
-    plan = make_plan(base, experts, kind, settings, groups=tuple(levels))
+    plan = make_plan(base, experts, kind, settings, memory, groups=tuple(levels))
     return Learned(coefficients, heads, tuple(merge.history), plan)
 
 

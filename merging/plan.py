@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from merging.adapters import is_adapter
 from merging.checkpoint import Checkpoint
@@ -17,32 +21,54 @@ from merging.grouping import chunks
 from merging.settings import MergeSettings
 from merging.vectors import DTYPES, TILE_BYTES
 
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 LONGEST = 128  # tokens of the longest example, where the caller does not know better
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes that there are: of the host, and of an accelerator where one computes."""
+
+    host: int
+    accelerator: int | None = None
+
+    @classmethod
+    def of(cls, device: torch.device) -> Memory:
+        """What this process may use: physical memory, or its control group's limit."""
+        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if _CGROUP_LIMIT.exists() and (limit := _CGROUP_LIMIT.read_text().strip()).isdigit():
+            host = min(host, int(limit))
+        if device.type != "cuda":
+            return cls(host)
+        return cls(host, torch.cuda.mem_get_info(device)[1])
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What learning the coefficients will take, in bytes.
+    """What learning the coefficients will take, in bytes, and where it will be.
 
     Attributes:
         groups: The tasks merged together, level by level; one level with one group is a flat merge.
-        resident: Whether the task vectors stay in memory, or pass through it tile by tile.
         model: fp32 parameters, which every task shares.
         gradient: Their gradients, which wait for the step's last micro-batch.
-        tile: Task vectors in memory at a time.
+        tile: Task vectors where they are computed with, at a time.
         activations: What one micro-batch keeps for its backward pass; estimated.
-        peak: All of these together.
+        peak: All of these together, in the memory of whatever computes.
+        staging: Host memory on top of it, where an accelerator computes: pinned buffers, and the
+            task vectors if they are resident.
         disk: Files in the work folder: the task vectors of every group, and of none twice.
+        residence: Where each of them is: "host", "accelerator" or "file".
     """
 
     groups: tuple[tuple[tuple[str, ...], ...], ...]
-    resident: bool
     model: int
     gradient: int
     tile: int
     activations: int
     peak: int
+    staging: int
     disk: int
+    residence: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""
@@ -54,6 +80,7 @@ def make_plan(
     experts: Sequence[Expert],
     kind: ModelKind,
     settings: MergeSettings,
+    memory: Memory,
     *,
     groups: tuple[tuple[tuple[str, ...], ...], ...] | None = None,
     tokens: int = LONGEST,
@@ -65,11 +92,12 @@ def make_plan(
         experts: What will be merged.
         kind: The kind of model.
         settings: How; its `memory_budget` is kept, by streaming if it has to be.
+        memory: What there is.
         groups: The groups, where they are known; else experts are grouped by arrival.
         tokens: Of the longest example.
 
     Raises:
-        NotEnoughMemory: Not even streaming stays below the budget.
+        NotEnoughMemory: Not even streaming stays below the budget, or below what there is.
     """
     source = Checkpoint.open(base)
     shapes = {
@@ -77,7 +105,7 @@ def make_plan(
         for name in backbone_names(source, kind)
         if source.tensors[name].dtype.is_floating_point
     }
-    sizes = {name: _numel(shape) for name, shape in shapes.items()}
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     groups = groups or planned_groups([expert.task for expert in experts], settings.group_size)
     dense = sum(not is_adapter(expert.directory) for expert in experts) or 1
     largest = min(dense, max(len(group) for level in groups for group in level))
@@ -89,23 +117,37 @@ def make_plan(
     vectors = sum(sizes.values()) * width * largest
     widest = max((size for name, size in sizes.items() if name not in looked), default=0)
     stack = widest * (4 + width * largest)
-    tile = vectors if settings.resident else min(stack, TILE_BYTES)
+    if not settings.resident:
+        stack = min(stack, TILE_BYTES)
+    if memory.accelerator is None:
+        tile, staging = vectors if settings.resident else stack, 0
+    else:  # one tile is used while the next one arrives
+        tile = 2 * stack
+        staging = tile + vectors * settings.resident
     activations = settings.batch_size * _activation_bytes(source.config, tokens)
     peak = model + gradient + tile + activations
+    computing = "host" if memory.accelerator is None else "accelerator"
+    for what, needed, found in (
+        ("memory budget", peak, settings.memory_budget),
+        (f"memory of the {computing}", peak, memory.accelerator or memory.host),
+        ("memory of the host", staging, memory.host),
+    ):
+        if found is not None and needed > found:
+            raise NotEnoughMemory(
+                f"{what}: expected at least {needed:,} bytes (parameters {model:,}, gradients "
+                f"{gradient:,}, task vectors {tile:,}, activations {activations:,}; staging "
+                f"{staging:,}), found {found:,}. Raise memory_budget, lower batch_size, turn "
+                "resident off, or take a larger machine."
+            )
     disk = sum(
         sum(sizes.values()) * (4 + width * len(group))
         for level in groups
         for group in level
         if len(group) > 1 or len(level) == 1
     )
-    if settings.memory_budget is not None and peak > settings.memory_budget:
-        raise NotEnoughMemory(
-            f"memory budget: expected at least {peak:,} bytes (parameters {model:,}, gradients "
-            f"{gradient:,}, task vectors {tile:,}, activations {activations:,}), found "
-            f"{settings.memory_budget:,}. Raise memory_budget, lower batch_size, or turn resident "
-            "off."
-        )
-    return Plan(groups, settings.resident, model, gradient, tile, activations, peak, disk)
+    residence = dict.fromkeys(("parameters", "gradients", "activations", "tile"), computing)
+    residence["task vectors"] = "host" if settings.resident else "file"
+    return Plan(groups, model, gradient, tile, activations, peak, staging, disk, residence)
 
 
 def planned_groups(
@@ -123,13 +165,6 @@ def planned_groups(
         if len(merged) == 1:
             return tuple(levels)
         units = merged
-
-
-def _numel(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def _lookups(
