@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,13 +17,16 @@ from merging.settings import MergeSettings
 from merging.taskmodels import TaskModels
 
 
-def costs(laboratory: Laboratory, settings: MergeSettings) -> list[tuple[str, int, float]]:
-    """Name, numbers trained, floating-point operations: of a merge and of fine-tuning each expert.
+def costs(
+    laboratory: Laboratory, variants: Mapping[str, MergeSettings]
+) -> list[tuple[str, int, float]]:
+    """Name, numbers trained, floating-point operations: of merges and of fine-tuning each expert.
 
     A batch's operations are counted once per task, on its calibration examples, forward and
     backward. A merge adds per step the inner products and the rebuilding, two operations each per
-    number of every task vector.
+    number of every task vector. Looking at held-out examples and the soft labels are left out.
     """
+    settings = next(iter(variants.values()))
     bench = laboratory.bench
     base = Checkpoint.open(bench.base)
     names = mergeable_names(bench.base, bench.experts, bench.kind)
@@ -36,9 +40,16 @@ def costs(laboratory: Laboratory, settings: MergeSettings) -> list[tuple[str, in
             examples.loss(models.models[expert.task], indices, settings).backward()  # type: ignore[no-untyped-call]
         per_example[expert.task] = counter.get_total_flops() / len(indices)
     num_experts = len(bench.experts)
-    batches = settings.steps * settings.batch_size * sum(per_example.values())
-    sums = settings.steps * 4 * num_experts * size
-    rows = [(f"one merge of {num_experts}", num_experts * len(names), float(batches + sums))]
+    rows = []
+    for name, chosen in variants.items():
+        by_row = chosen.granularity == "row"
+        steps = chosen.steps + chosen.row_steps * by_row
+        numbers = sum(
+            1 + base.tensors[n].shape[0] * (by_row and n in models.row_names) for n in names
+        )
+        operations = steps * chosen.batch_size * sum(per_example.values())
+        operations += steps * 4 * num_experts * size
+        rows.append((f"one merge of {num_experts}, {name}", num_experts * numbers, operations))
     for expert in bench.experts:
         examples_seen = TASKS[expert.task].train * Recipe().epochs
         head = sum(tensor.numel() for tensor in expert.head.tensors.values())

@@ -28,9 +28,12 @@ from benchmarks.transfer import out_of_domain
 from merging.baselines import ALL_METHODS
 from merging.settings import MergeSettings
 
-STEPS = 40
-PAPER = MergeSettings(objective="labels", granularity="tensor", tune_heads=False, steps=STEPS)
-SOFT = PAPER.model_copy(update={"objective": "experts"})
+DEFAULT = MergeSettings()
+PAPER = MergeSettings(
+    objective="labels", granularity="tensor", balanced=False, calibration_size=128
+)
+TENSOR = DEFAULT.model_copy(update={"granularity": "tensor"})
+ROW = DEFAULT.model_copy(update={"granularity": "row"})
 Measure = Callable[[Laboratory], Result]
 
 
@@ -61,42 +64,53 @@ def main() -> None:
 
 
 def print_tables(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
-    """All tables of one backbone."""
+    """All tables of one backbone; the first three for all seeds, the others for the first one."""
     print(f"\n## {laboratories[0].bench.kind}, seeds: {len(laboratories)}\n", flush=True)
-    compare_variants(laboratories, quick=quick)
-    compare_arrivals(laboratories)
+    compare_learned(laboratories, quick=quick)
     compare_training_free(laboratories, quick=quick)
-    compare_costs(laboratories[0])
-    compare_calibration_sizes(laboratories, quick=quick)
-    compare_groups(laboratories)
-    out_of_domain(laboratories[0], SOFT)
+    compare_arrivals(laboratories)
+    first = laboratories[:1]
+    compare_groups(first)
+    compare_calibration_sizes(first)
+    compare_choices(first)
+    compare_costs(first[0])
+    out_of_domain(first[0], TENSOR)
 
 
-def compare_variants(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
-    """The paper's method and what is beyond it, at 128 calibration examples a task."""
-    table = Table("Learned, 128 calibration examples a task", laboratories)
+def compare_learned(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
+    """The paper's method and what is beyond it."""
+    table = Table("Learned coefficients", laboratories)
     table.reference()
-    soft = {"objective": "experts"}
     row, heads = {"granularity": "row"}, {"tune_heads": True}
-    variants: dict[str, dict[str, Any]] = {
-        "tensor, labels (the paper)": {},
-        "tensor, soft labels": soft,
+    soft = {"objective": "experts"}
+    few = {"tensor, labels": {}, "tensor, soft labels": soft, "row, soft labels": {**row, **soft}}
+    many = few | {
+        "tensor, both": {"objective": "both"},
+        "row, both": {**row, "objective": "both"},
         "tensor + heads, soft labels": {**heads, **soft},
-        "row, soft labels": {**row, **soft},
         "row + heads, soft labels": {**row, **heads, **soft},
-        "tensor, labels, without tanh": {"tanh": False},
     }
-    if not quick:
-        variants |= {
-            "tensor, both": {"objective": "both"},
-            "tensor, entropy (AdaMerging)": {"objective": "entropy"},
-            "one number per expert, labels": {"granularity": "model"},
-            "row, labels": row,
-            "tensor + heads, labels": heads,
-        }
-    for name, changes in variants.items():
-        settings = PAPER.model_copy(update=changes)
-        table.add(name, partial(Laboratory.learned, settings=settings))
+    table.learned("the paper, 128 examples a task", PAPER)
+    for size, variants in (() if quick else ((128, few),)) + ((400, many),):
+        balanced = PAPER.model_copy(update={"balanced": True, "calibration_size": size})
+        for name, changes in variants.items():
+            table.learned(f"balanced, {size}: {name}", balanced.model_copy(update=changes))
+
+
+def compare_choices(laboratories: Sequence[Laboratory]) -> None:
+    """Single settings changed."""
+    table = Table("Other choices, one at a time", laboratories)
+    changed: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        "without tanh": {"tanh": False},
+        "entropy (AdaMerging)": {"objective": "entropy"},
+        "one number per expert": {"granularity": "model"},
+        "TSV-M before learning": {"preprocess": "tsv-m", "initial": 0.6},
+        "Iso-C before learning": {"preprocess": "iso-c", "initial": 0.6},
+        "int8 task vectors": {"storage": "int8"},
+    }
+    for name, changes in changed.items():
+        table.learned(f"tensor: {name}", TENSOR.model_copy(update=changes))
 
 
 def compare_training_free(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
@@ -107,34 +121,28 @@ def compare_training_free(laboratories: Sequence[Laboratory], *, quick: bool) ->
         table.add(method, partial(Laboratory.training_free, method=method))
 
 
-def compare_calibration_sizes(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
+def compare_calibration_sizes(laboratories: Sequence[Laboratory]) -> None:
     """How many calibration examples a task are needed."""
     table = Table("Calibration examples a task", laboratories)
-    sizes = (32, 400) if quick else (16, 32, 400)
-    for size in sizes:
-        for name, settings in {
-            "tensor, labels": PAPER,
-            "tensor, soft labels": SOFT,
-            "row, soft labels": SOFT.model_copy(update={"granularity": "row"}),
-        }.items():
+    for size in (16, 32, 128):
+        for name, settings in {"tensor": TENSOR, "row": ROW}.items():
             chosen = settings.model_copy(update={"calibration_size": size})
-            table.add(f"{size}: {name}", partial(Laboratory.learned, settings=chosen))
+            table.learned(f"{size}: {name}", chosen)
 
 
 def compare_groups(laboratories: Sequence[Laboratory]) -> None:
     """Flat against hierarchical merging."""
-    table = Table("Groups, tensor, soft labels", laboratories)
+    table = Table("Groups, tensor", laboratories)
     for size in (None, 2, 4):
         if size is None or size < len(laboratories[0].experts):
-            chosen = SOFT.model_copy(update={"group_size": size})
             name = "flat" if size is None else f"groups of {size}"
-            table.add(name, partial(Laboratory.learned, settings=chosen))
+            table.learned(name, TENSOR.model_copy(update={"group_size": size}))
 
 
 def compare_arrivals(laboratories: Sequence[Laboratory]) -> None:
     """Experts that arrive one after another: chain, relearn, and all at once."""
-    table = Table("After the last arrival, tensor, soft labels", laboratories)
-    table.add("all at once", partial(Laboratory.learned, settings=SOFT))
+    table = Table("After the last arrival, tensor", laboratories)
+    table.learned("all at once", TENSOR)
     for name, frozen in (("relearn from the deployed one", False), ("chain", True)):
         table.add(name, partial(last_arrival, freeze=frozen))
 
@@ -142,17 +150,17 @@ def compare_arrivals(laboratories: Sequence[Laboratory]) -> None:
 def last_arrival(laboratory: Laboratory, *, freeze: bool) -> Result:
     """The model after every expert has been merged into the one before it."""
     tasks = list(laboratory.experts)
-    start = laboratory.learn(SOFT, tasks[:1]).coefficients
+    start = laboratory.learn(TENSOR, tasks[:1]).coefficients
     for count in range(2, len(tasks)):
         old = tasks[: count - 1] if freeze else ()
-        start = laboratory.learn(SOFT, tasks[:count], start=start, frozen=old).coefficients
-    return laboratory.learned(SOFT, tasks, start=start, frozen=tasks[:-1] if freeze else ())
+        start = laboratory.learn(TENSOR, tasks[:count], start=start, frozen=old).coefficients
+    return laboratory.learned(TENSOR, tasks, start=start, frozen=tasks[:-1] if freeze else ())
 
 
 def compare_costs(laboratory: Laboratory) -> None:
     """Numbers trained and floating-point operations, beside fine-tuning one expert."""
     print("\n### Cost\n\n| | numbers trained | floating-point operations |\n|---|---|---|")
-    for name, numbers, operations in costs(laboratory, SOFT):
+    for name, numbers, operations in costs(laboratory, {"tensor": TENSOR, "row": ROW}):
         print(f"| {name} | {numbers:,} | {operations:.2e} |")
 
 
@@ -172,6 +180,10 @@ class Table:
             values = [[getattr(lab, part)[t] for lab in self.laboratories] for t in self.tasks]
             cells = " | ".join(f"{statistics.mean(v):.3f}" for v in values)
             print(f"| {name} | {cells} | {0.0 if part == 'floor' else 1.0:.2f} | | |", flush=True)
+
+    def learned(self, name: str, settings: MergeSettings) -> None:
+        """One row: a merge with learned coefficients."""
+        self.add(name, partial(Laboratory.learned, settings=settings))
 
     def add(self, name: str, measure: Measure) -> None:
         """One row: the means over seeds."""

@@ -49,21 +49,21 @@ class MergeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     objective: Objective = "experts"
-    granularity: Granularity = "tensor"
+    granularity: Granularity = "row"
     preprocess: Preprocess = "none"
     tanh: bool = True
-    balanced: bool = False
+    balanced: bool = True
     initial: float = Field(0.3, gt=-1, lt=1)
     learning_rate: float = Field(0.06, gt=0)
     steps: int = Field(40, ge=0)
     batch_size: int = Field(16, ge=1)
-    row_steps: int = Field(40, ge=0)
+    row_steps: int = Field(80, ge=0)
     row_learning_rate: float = Field(0.02, gt=0)
     row_decay: float = Field(0.02, ge=0, lt=1)
     tune_heads: bool = False
     head_learning_rate: float = Field(0.002, gt=0)
     head_decay: float = Field(0.01, ge=0, lt=1)
-    calibration_size: int = Field(128, ge=1)
+    calibration_size: int = Field(400, ge=1)
     holdout: float = Field(0.2, ge=0, lt=1)
     evaluate_every: int = Field(10, ge=1)
     group_size: int | None = Field(None, ge=2)
