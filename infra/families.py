@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from infra.names import Name, check_family
 from infra.store import S3Uri
@@ -48,6 +56,19 @@ class Family(BaseModel):
     merge: MergeSettings = MergeSettings()
     gate: GatePolicy = GatePolicy()
     notify: tuple[Target, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_rung_is_another_merge(self) -> Self:
+        rungs = set(self.ladder)
+        if len(rungs) < len(self.ladder):
+            raise ValueError("ladder: each rung once")
+        if {"relearn", "relearn-row"} <= rungs and self.merge.granularity == "row":
+            raise ValueError(
+                "ladder: relearn is by row already; set merge.granularity to tensor, or leave one out"
+            )
+        if "chain" in rungs and self.merge.preprocess == "tsv-m":
+            raise ValueError("ladder: a new expert changes all vectors of tsv-m, so no chain")
+        return self
 
     @property
     def base_uri(self) -> S3Uri:

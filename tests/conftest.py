@@ -17,7 +17,6 @@ SERVED = "tiny-served"
 """The one family that the receiver knows: its flows are started by webhooks, in the worker."""
 CALLED = tuple(f"tiny-{i}" for i in range(32))
 """Families whose flows the tests call themselves; no webhook interferes."""
-_STEPS = 40
 
 
 def _family(name: str, promotion: str) -> dict:
@@ -29,7 +28,7 @@ def _family(name: str, promotion: str) -> dict:
         "promotion": promotion,
         "ladder": ["relearn"],
         "device": "cpu",
-        "merge": {"steps": _STEPS},
+        "merge": {"steps": 40, "row_steps": 10, "calibration_size": 128},
         "gate": {"margin": 0.05},
     }
 

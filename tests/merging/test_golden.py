@@ -18,6 +18,16 @@ from merging.learn import learn_coefficients
 from merging.settings import MergeSettings
 
 GOLDEN = Path(__file__).parent / "golden.json"
+PLAIN = {
+    "granularity": "tensor",
+    "balanced": False,
+    "initial": 0.3,
+    "learning_rate": 0.05,
+    "steps": 5,
+    "batch_size": 8,
+    "evaluate_every": 5,
+    "calibration_size": 128,
+}
 CASES = {
     "labels": {"objective": "labels"},
     "experts": {"objective": "experts"},
@@ -42,9 +52,7 @@ def test_trajectory(
     text_experts: tuple[Expert, ...],
     tmp_path: Path,
 ) -> None:
-    settings = MergeSettings(
-        steps=5, batch_size=8, evaluate_every=5, learning_rate=0.05, initial=0.3, **CASES[case]
-    )
+    settings = MergeSettings(**{**PLAIN, **CASES[case]})
     learned = learn_coefficients(
         text_base,
         text_experts,

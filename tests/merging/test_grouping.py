@@ -31,7 +31,7 @@ def test_groups_are_as_equal_as_they_can_be(count: int, size: int | None, sizes:
 def test_grouping_with_fixed_coefficients_equals_its_effective_flat_merge(
     text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
 ) -> None:
-    settings = MergeSettings(steps=0, initial=0.5, group_size=2)
+    settings = MergeSettings(granularity="tensor", steps=0, initial=0.5, group_size=2)
     learned = learn_coefficients(text_base, text_experts, KIND, settings, work=tmp_path, device=CPU)
     # three experts: (0, 1) and (2) are merged first, and then the two results
     expected = torch.tensor([0.5 * UPPER_START, 0.5 * UPPER_START, 0.5])

@@ -14,7 +14,7 @@ from merging.settings import MergeSettings
 from merging.state import StepRecord
 
 CPU = torch.device("cpu")
-FAST = MergeSettings(steps=6, batch_size=4, evaluate_every=2, learning_rate=0.05)
+FAST = MergeSettings(steps=6, row_steps=4, batch_size=4, evaluate_every=2, learning_rate=0.05)
 
 
 @pytest.mark.parametrize("objective", ["labels", "experts", "both", "entropy"])
@@ -46,13 +46,14 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("killed_at", [5, 9])  # while tensors learn, and while rows do
 def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
-    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path, killed_at: int
 ) -> None:
     settings = FAST.model_copy(update={"tune_heads": True})
 
     def die(record: StepRecord) -> None:
-        if record.step == 5:
+        if record.step == killed_at:
             raise Killed
 
     whole = learn_coefficients(
@@ -78,7 +79,7 @@ def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
         device=CPU,
         progress=lambda record: seen.append(record.step),
     )
-    assert seen == [5, 6]
+    assert seen == list(range(killed_at, 11))
     assert resumed.coefficients.digest == whole.coefficients.digest
     assert {t: h.digest for t, h in resumed.heads.items()} == {
         t: h.digest for t, h in whole.heads.items()
@@ -102,8 +103,8 @@ def test_frozen_columns_stay_and_new_ones_are_learned(
         device=CPU,
     ).coefficients
     for name, value in learned.values.items():
-        assert value[:2].tolist() == [0.75, 0.75], name
-    assert any(abs(float(v[2]) - FAST.initial) > 1e-3 for v in learned.values.values())
+        assert bool((value[:2] == 0.75).all()), name
+    assert any(abs(float(v[2].mean()) - FAST.initial) > 1e-3 for v in learned.values.values())
 
 
 def test_a_task_twice_is_refused(

@@ -20,7 +20,7 @@ from merging.settings import MergeSettings, Preprocess
 KIND = "text-classifier"
 MATRIX = "encoder.layer.0.attention.self.query.weight"
 VECTOR = "encoder.layer.0.attention.self.query.bias"
-QUICK = MergeSettings(steps=3, batch_size=8, evaluate_every=3)
+QUICK = MergeSettings(granularity="tensor", steps=3, batch_size=8, evaluate_every=3)
 
 
 def opened(base: Path, experts: tuple[Expert, ...], method: Preprocess) -> list[Source]:

@@ -10,9 +10,16 @@ import pytest
 from infra.families import Family
 from infra.manifest import MergedExpert
 from merging.experts import Expert
+from merging.settings import MergeSettings
 from tasks.values import Base, Build, Deployed, Member
 
-FAMILY = Family(name="f", kind="text-classifier", base="s3://bucket/base", bucket="bucket")
+FAMILY = Family(
+    name="f",
+    kind="text-classifier",
+    base="s3://bucket/base",
+    bucket="bucket",
+    merge=MergeSettings(granularity="tensor"),
+)
 BASE = Base(Path("base"), "digest-of-base")
 
 
