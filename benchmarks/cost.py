@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,14 +19,30 @@ from merging.settings import MergeSettings
 from merging.taskmodels import TaskModels
 
 
-def costs(
-    laboratory: Laboratory, variants: Mapping[str, MergeSettings]
-) -> list[tuple[str, int, float]]:
-    """Name, numbers trained, floating-point operations: of merges and of fine-tuning each expert.
+@dataclass(frozen=True)
+class Cost:
+    """What making one model takes.
 
-    A batch's operations are counted once per task, on its calibration examples, forward and
-    backward. A merge adds per step the inner products and the rebuilding, two operations each per
-    number of every task vector. Looking at held-out examples and the soft labels are left out.
+    Attributes:
+        name: Of what is made.
+        numbers: Trained.
+        operations: Floating-point operations.
+        seconds: Of one processor, for the forward and backward passes: examples times the time that
+            one example took in a batch.
+    """
+
+    name: str
+    numbers: int
+    operations: float
+    seconds: float
+
+
+def costs(laboratory: Laboratory, variants: Mapping[str, MergeSettings]) -> list[Cost]:
+    """Of merges, and of fine-tuning each expert.
+
+    A batch is counted and timed once per task, on its calibration examples, forward and backward. A
+    merge adds per step the inner products and the rebuilding, two operations each per number of
+    every task vector. Looking at held-out examples and the soft labels are left out.
     """
     settings = next(iter(variants.values()))
     bench = laboratory.bench
@@ -32,13 +50,18 @@ def costs(
     names = mergeable_names(bench.base, bench.experts, bench.kind)
     size = sum(math.prod(base.tensors[name].shape) for name in names)
     models = TaskModels(base, [e.head for e in bench.experts], bench.kind, names, CPU)
-    per_example: dict[str, float] = {}
+    operations: dict[str, float] = {}  # per example
+    seconds: dict[str, float] = {}
     for expert in bench.experts:
         examples, _ = calibration_sets(bench.base, expert, bench.kind, settings, laboratory.work)
         indices = batch_indices(len(examples), 32, 0, expert.task, settings.seed)
+        model = models.models[expert.task]
         with FlopCounterMode(display=False) as counter:
-            examples.loss(models.models[expert.task], indices, settings).backward()  # type: ignore[no-untyped-call]
-        per_example[expert.task] = counter.get_total_flops() / len(indices)
+            examples.loss(model, indices, settings).backward()  # type: ignore[no-untyped-call]
+        operations[expert.task] = counter.get_total_flops() / len(indices)
+        started = time.process_time()
+        examples.loss(model, indices, settings).backward()  # type: ignore[no-untyped-call]
+        seconds[expert.task] = (time.process_time() - started) / len(indices)
     num_experts = len(bench.experts)
     rows = []
     for name, chosen in variants.items():
@@ -47,12 +70,24 @@ def costs(
         numbers = sum(
             1 + base.tensors[n].shape[0] * (by_row and n in models.row_names) for n in names
         )
-        operations = steps * chosen.batch_size * sum(per_example.values())
-        operations += steps * 4 * num_experts * size
-        rows.append((f"one merge of {num_experts}, {name}", num_experts * numbers, operations))
+        batches = steps * chosen.batch_size
+        rows.append(
+            Cost(
+                f"one merge of {num_experts}, {name}",
+                num_experts * numbers,
+                batches * sum(operations.values()) + steps * 4 * num_experts * size,
+                batches * sum(seconds.values()),
+            )
+        )
     for expert in bench.experts:
-        examples_seen = TASKS[expert.task].train * Recipe().epochs
-        head = sum(tensor.numel() for tensor in expert.head.tensors.values())
-        operations = examples_seen * per_example[expert.task]
-        rows.append((f"fine-tuning {expert.task}", size + head, operations))
+        seen = TASKS[expert.task].train * Recipe().epochs
+        numbers = size + sum(tensor.numel() for tensor in expert.head.tensors.values())
+        rows.append(
+            Cost(
+                f"fine-tuning {expert.task}",
+                numbers,
+                seen * operations[expert.task],
+                seen * seconds[expert.task],
+            )
+        )
     return rows

@@ -159,9 +159,10 @@ def last_arrival(laboratory: Laboratory, *, freeze: bool) -> Result:
 
 def compare_costs(laboratory: Laboratory) -> None:
     """Numbers trained and floating-point operations, beside fine-tuning one expert."""
-    print("\n### Cost\n\n| | numbers trained | floating-point operations |\n|---|---|---|")
-    for name, numbers, operations in costs(laboratory, {"tensor": TENSOR, "row": ROW}):
-        print(f"| {name} | {numbers:,} | {operations:.2e} |")
+    print("\n### Cost\n\n| | numbers trained | floating-point operations | processor seconds |")
+    print("|---|---|---|---|")
+    for cost in costs(laboratory, {"tensor": TENSOR, "row": ROW}):
+        print(f"| {cost.name} | {cost.numbers:,} | {cost.operations:.2e} | {cost.seconds:.0f} |")
 
 
 class Table:
