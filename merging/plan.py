@@ -71,8 +71,8 @@ class Plan:
     residence: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain values."""
-        return asdict(self)
+        """The plan as plain values; what counts bytes says so in its name."""
+        return {f"{k}_bytes" if isinstance(v, int) else k: v for k, v in asdict(self).items()}
 
 
 def make_plan(

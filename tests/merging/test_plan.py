@@ -39,6 +39,7 @@ def test_the_plan_says_what_is_where(text_base: Path, text_experts: tuple[Expert
     streamed = make_plan(text_base, text_experts, KIND, MergeSettings(), HOST)
     assert set(streamed.residence.values()) == {"host", "file"}
     assert streamed.staging == 0
+    assert streamed.to_json()["peak_bytes"] == streamed.peak
     settings = MergeSettings(resident=True)
     there = make_plan(text_base, text_experts, KIND, settings, Memory(1 << 40, 1 << 40))
     assert there.residence["parameters"] == "accelerator"
