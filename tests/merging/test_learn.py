@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from merging.checkpoint import Checkpoint
 from merging.coefficients import Coefficients
 from merging.errors import InvalidInput
 from merging.experts import Expert
+from merging.heads import Head
 from merging.learn import learn_coefficients
 from merging.settings import MergeSettings
 from merging.state import StepRecord
@@ -40,6 +42,24 @@ def test_the_same_seed_gives_the_same_bits(
     )
     assert first.coefficients.digest == second.coefficients.digest
     assert first.history == second.history
+
+
+def test_the_example_in_the_documentation_runs(
+    text_base: Path,
+    text_expert_directories: tuple[Path, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    for name, target in zip(
+        ("base", "reviews", "tweets"), (text_base, *text_expert_directories[:2]), strict=True
+    ):
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/method.md", "exec"), {})
+    AutoModel.from_pretrained(tmp_path / "merged" / "model")
+    assert Head.load(tmp_path / "merged" / "heads" / "reviews", "reviews").labels
 
 
 class Killed(Exception):
