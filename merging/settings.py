@@ -48,7 +48,7 @@ class MergeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    objective: Objective = "experts"
+    objective: Objective = "both"
     granularity: Granularity = "row"
     preprocess: Preprocess = "none"
     tanh: bool = True

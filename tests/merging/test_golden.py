@@ -19,6 +19,7 @@ from merging.settings import MergeSettings
 
 GOLDEN = Path(__file__).parent / "golden.json"
 PLAIN = {
+    "objective": "experts",
     "granularity": "tensor",
     "balanced": False,
     "initial": 0.3,
