@@ -39,6 +39,33 @@ def held_out_losses(
     }
 
 
+def is_better(
+    losses: Mapping[str, Tensor], before: Mapping[str, Tensor], at_base: Mapping[str, float]
+) -> bool:
+    """Whether a state does better than another on the same held-out examples.
+
+    The worst task decides if it changed by more than a standard error, else the mean over tasks.
+    Losses count relative to the base's. Not to the start's: a warm start is nearly perfect on the old
+    tasks, and measured by that no step towards a new one would ever be better.
+
+    Args:
+        losses, before: Of the two states by task, fp64 [examples].
+        at_base: Mean loss of the unmerged base by task.
+    """
+    shares = {t: (loss + SMALL) / (at_base[t] + SMALL) for t, loss in losses.items()}
+    changes = {t: shares[t] - (before[t] + SMALL) / (at_base[t] + SMALL) for t in shares}
+    now = {t: float(share.mean()) for t, share in shares.items()}
+    change = {t: float(difference.mean()) for t, difference in changes.items()}
+    worst = max(now, key=lambda t: now[t])
+    worst_before = max(now, key=lambda t: now[t] - change[t])
+    rise = now[worst] - (now[worst_before] - change[worst_before])
+    decisive = changes[worst if rise > 0 else worst_before]
+    noise = float(decisive.std(correction=int(len(decisive) > 1))) / len(decisive) ** 0.5
+    if abs(rise) > noise:
+        return rise < 0
+    return sum(change.values()) <= 0
+
+
 class LearningRun:
     """Steps over all tasks of a group, one micro-batch of each at a time.
 
@@ -159,29 +186,9 @@ class LearningRun:
         losses = held_out_losses(self.models, self.data, self.settings)
         means = {task: float(loss.mean()) for task, loss in losses.items()}
         self._record(StepRecord(record.step, record.losses, means), progress)
-        if not self.best or self._is_better(losses):
+        before = {t: self.best[f"held-out/{t}"] for t in losses} if self.best else {}
+        if not before or is_better(losses, before, self.at_base):
             self.best = self._snapshot(losses)
-
-    def _is_better(self, losses: Mapping[str, Tensor]) -> bool:
-        """The worst task decides if it changed by more than a standard error, else the mean.
-
-        Losses count relative to the base's. Not to the start's: a warm start is nearly perfect on
-        the old tasks, and measured by that no step towards a new one would ever be better.
-        """
-        if not losses:
-            return True
-        now = {t: (loss + SMALL) / (self.at_base[t] + SMALL) for t, loss in losses.items()}
-        before = {
-            t: (self.best[f"held-out/{t}"] + SMALL) / (self.at_base[t] + SMALL) for t in losses
-        }
-        worst_now = max(now, key=lambda task: float(now[task].mean()))
-        worst_before = max(before, key=lambda task: float(before[task].mean()))
-        change = float(now[worst_now].mean() - before[worst_before].mean())
-        task = worst_now if change > 0 else worst_before
-        noise = float((now[task] - before[task]).std() / len(now[task]) ** 0.5)
-        if abs(change) > noise:
-            return change < 0
-        return sum(float(now[t].mean() - before[t].mean()) for t in losses) <= 0
 
     def _record(self, record: StepRecord, progress: Progress | None) -> None:
         self.history.append(record)
