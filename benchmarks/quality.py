@@ -173,7 +173,7 @@ class Table:
         self.laboratories = laboratories
         self.tasks = list(laboratories[0].experts)
         print(f"\n### {title}\n")
-        print("| | " + " | ".join(self.tasks) + " | mean gap | worst gap | seconds |")
+        print("| | " + " | ".join(self.tasks) + " | mean gap | worst gap | processor seconds |")
         print("|---" * (len(self.tasks) + 4) + "|")
 
     def reference(self) -> None:
