@@ -87,9 +87,9 @@ def learn_coefficients(
     """
     tasks = tuple(expert.task for expert in experts)
     _check(tasks, start, frozen, settings)
-    merge = _Merge(base, experts, kind, settings, start, work, device, progress)
     memory = Memory.of(device)
     make_plan(base, experts, kind, settings, memory)  # refuses what does not fit, before all work
+    merge = _Merge(base, experts, kind, settings, start, work, device, progress)
     heads = {e.task: (heads or {}).get(e.task, e.head) for e in experts}
     units = [merge.expert_unit(expert) for expert in experts if expert.task not in frozen]
     champion = [merge.champion_unit(frozen)] if frozen else []
