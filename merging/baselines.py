@@ -94,11 +94,11 @@ def write_baseline(
     """Writes `model/` and `heads/` of base + scale · delta."""
     source = Checkpoint.open(base)
 
-    def merged(name: str) -> list[Tensor]:
+    def merged(name: str) -> Tensor:
         original = source.read(name)
         if name not in delta:
-            return [original]
-        return [(original.float() + scale * delta[name]).to(original.dtype)]
+            return original
+        return (original.float() + scale * delta[name]).to(original.dtype)
 
     heads = {expert.task: expert.head for expert in experts}
     write_model(source, kind, merged, heads, out)

@@ -117,10 +117,17 @@ def summed_blocks(
 
 
 def dense_delta(delta: Delta, base: Checkpoint, name: str) -> Tensor | None:
-    """The task vector as a tensor of the base's shape, fp32 and private to the caller."""
+    """The task vector as a tensor of the base's shape, fp32; not to be changed, since it may be kept."""
     if isinstance(delta, LowRank | Scaling):
         return delta.dense(base.read(name).float())
     return delta
+
+
+def stacked_deltas(base: Checkpoint, sources: Sequence[Source], name: str) -> Tensor:
+    """All task vectors of one tensor, fp32 [sources, *shape]; zeros where a source has none."""
+    zero = torch.zeros(base.tensors[name].shape)
+    deltas = [dense_delta(source.delta(name), base, name) for source in sources]
+    return torch.stack([zero if delta is None else delta for delta in deltas])
 
 
 def backbone_names(checkpoint: Checkpoint, kind: ModelKind) -> list[str]:

@@ -11,7 +11,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from merging.checkpoint import Checkpoint
-from merging.deltas import Source, dense_delta
+from merging.deltas import Source, stacked_deltas
 
 
 def chunks(count: int, size: int | None) -> list[list[int]]:
@@ -27,9 +27,7 @@ def cosines(base: Checkpoint, sources: Sequence[Source], names: Sequence[str]) -
     """Cosine of every pair of task vectors, float64 [sources, sources]."""
     gram = torch.zeros(len(sources), len(sources), dtype=torch.float64)
     for name in names:
-        empty = torch.zeros(base.tensors[name].shape)
-        deltas = [dense_delta(source.delta(name), base, name) for source in sources]
-        stack = torch.stack([(empty if d is None else d).flatten() for d in deltas])
+        stack = stacked_deltas(base, sources, name).view(len(sources), -1)
         gram += (stack @ stack.t()).double()
     norms = gram.diagonal().sqrt().clamp_min(1e-30)
     return np.asarray((gram / norms / norms[:, None]).clamp(-1, 1))

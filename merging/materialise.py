@@ -25,7 +25,7 @@ SHARD_BYTES = 5_000_000_000
 # What a model directory needs beside its weights; nothing that could be code or a pickle.
 COMPANIONS = (".json", ".txt", ".model", ".jinja")
 COEFFICIENTS = "coefficients.safetensors"
-Merged = Callable[[str], Iterable[Tensor]]  # blocks of a tensor by its canonical name
+Merged = Callable[[str], Tensor | Iterable[Tensor]]  # whole or in blocks, by canonical name
 
 
 def materialise(
@@ -59,7 +59,7 @@ def write_model(
     out: Path,
     coefficients: Coefficients | None = None,
 ) -> None:
-    """Writes a model directory whose backbone tensors are `merged(canonical name)`, in blocks."""
+    """Writes a model directory whose backbone tensors are `merged(canonical name)`."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -127,9 +127,9 @@ def _merger(
 ) -> Merged:
     sources = open_sources(base, experts, kind, coefficients.preprocess)
 
-    def merged(name: str) -> Iterable[Tensor]:
+    def merged(name: str) -> Tensor | Iterable[Tensor]:
         if name not in coefficients.values:
-            return [base.read(name)]
+            return base.read(name)
         return merged_blocks(base, sources, coefficients.values[name], name)
 
     return merged

@@ -3,7 +3,7 @@
 sources = open_sources(base, experts, "text-classifier", "tsv-m")    # in the experts' order
 
 Training-free merges look for directions in which experts do not disturb one another; coefficients say
-how far to go. The two add up, so the one can be done before the other.
+how far to go. So the one can be done before the other; docs/quality.md has what that is worth.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from merging.checkpoint import Checkpoint
-from merging.deltas import Delta, Source, dense_delta, source_of
+from merging.deltas import Delta, Source, source_of, stacked_deltas
 from merging.examples import ModelKind
 from merging.experts import Expert
 from merging.settings import Preprocess
@@ -60,13 +60,12 @@ class _Together:
     def deltas(self, name: str) -> Sequence[Delta]:
         """By expert; matrices processed, everything else as it is."""
         if self._last[0] != name:
-            deltas: Sequence[Delta] = [source.delta(name) for source in self.sources]
-            shape = self.base.tensors[name].shape
-            if len(shape) == 2 and any(delta is not None for delta in deltas):
-                dense = [dense_delta(delta, self.base, name) for delta in deltas]
-                stack = torch.stack([torch.zeros(shape) if d is None else d for d in dense])
+            if len(self.base.tensors[name].shape) == 2:
+                stack = stacked_deltas(self.base, self.sources, name)
                 with _one_thread():
-                    deltas = list(self.method(stack))
+                    deltas: Sequence[Delta] = list(self.method(stack))
+            else:
+                deltas = [source.delta(name) for source in self.sources]
             self._last = (name, deltas)
         return self._last[1]
 
@@ -79,9 +78,8 @@ class _Processed:
     index: int
 
     def delta(self, name: str) -> Delta:
-        """See `Source`; private to the caller."""
-        delta = self.together.deltas(name)[self.index]
-        return delta.clone() if isinstance(delta, Tensor) else delta
+        """See `Source`; not to be changed by the caller."""
+        return self.together.deltas(name)[self.index]
 
 
 @contextmanager

@@ -58,8 +58,8 @@ def write_tensors(
     Args:
         path: The file to create or replace.
         specs: What will be written, in this order.
-        read: Gives the tensor of a name, or its numbers in order as smaller tensors; as many and
-            of the dtype as in `specs`.
+        read: Gives the tensor of a name, shape and dtype as in `specs`; or its numbers in order as
+            smaller tensors, as many and of that dtype.
         metadata: JSON values kept in the header under one key.
     """
     header: dict[str, Any] = {}
@@ -83,8 +83,10 @@ def write_tensors(
             file.write(len(text).to_bytes(8, "little"))
             file.write(text)
             for name, spec in specs.items():
-                given = read(name)
-                blocks = [given] if isinstance(given, Tensor) else given
+                blocks = read(name)
+                if isinstance(blocks, Tensor):
+                    assert tuple(blocks.shape) == spec.shape
+                    blocks = [blocks]
                 written = sum(file.write(_raw_bytes(block, spec)) for block in blocks)
                 assert written == spec.nbytes
             file.flush()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from merging.checkpoint import Checkpoint
-from merging.deltas import dense_delta, mergeable_names, source_of
+from merging.deltas import mergeable_names, source_of, stacked_deltas
 from merging.examples import ModelKind
 from merging.experts import Expert
 
@@ -41,9 +41,7 @@ class ExpertSet:
         """Name and task vectors of each tensor, fp32 [experts, *shape]."""
         sources = [source_of(self.base, expert, self.kind) for expert in self.experts]
         for name in self.names:
-            zero = torch.zeros(self.base.tensors[name].shape)
-            deltas = [dense_delta(source.delta(name), self.base, name) for source in sources]
-            yield name, torch.stack([zero if delta is None else delta for delta in deltas])
+            yield name, stacked_deltas(self.base, sources, name)
 
 
 def average(experts: ExpertSet) -> dict[str, Tensor]:
