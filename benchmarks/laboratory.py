@@ -51,14 +51,15 @@ class Laboratory:
     Args:
         bench: Base and experts.
         cache: Where results and scratch files are kept.
-        gate_rows: Gate examples per task that are looked at; all by default.
+        quick: Look at 500 gate examples of each task instead of all.
     """
 
-    def __init__(self, bench: Bench, cache: Path, gate_rows: int | None = None) -> None:
+    def __init__(self, bench: Bench, cache: Path, quick: bool = False) -> None:
         self.bench = bench
+        self.quick = quick
         self.experts = {expert.task: expert for expert in bench.experts}
         self.gate = {
-            task: e.split.gate.take(range(min(gate_rows or len(e.split.gate), len(e.split.gate))))
+            task: e.split.gate.take(range(min(500, len(e.split.gate)))) if quick else e.split.gate
             for task, e in self.experts.items()
         }
         self._results = cache / "quality"

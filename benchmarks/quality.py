@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,14 @@ PAPER = MergeSettings(
 )
 TENSOR = DEFAULT.model_copy(update={"granularity": "tensor"})
 ROW = DEFAULT.model_copy(update={"granularity": "row"})
+BOTH = {"tensor": TENSOR, "row": ROW}
 Measure = Callable[[Laboratory], Result]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=list(NAMES), action="append", help="only this backbone")
+    parser.add_argument("--table", choices=TABLES, action="append", help="only this table")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one seed, 500 gate examples a task")
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
@@ -48,36 +50,21 @@ def main() -> None:
     options = parser.parse_args()
     # On a CPU with bf16 units they multiply fp32 matrices; the same for every row of a table.
     torch.set_float32_matmul_precision("medium")
-    rows = 500 if options.quick else None
+    seeds = range(1 if options.quick else options.seeds)
     if options.expert:
         kind = (options.kind or ["text-classifier"])[0]
-        bench = given_bench(kind, options.base, options.expert)
-        print_tables([Laboratory(bench, options.cache, rows)], quick=options.quick)
-        return
-    for kind in options.kind or NAMES:
-        benches = [
-            load_bench(kind, seed, options.cache)
-            for seed in range(1 if options.quick else options.seeds)
-        ]
-        laboratories = [Laboratory(bench, options.cache, rows) for bench in benches]
-        print_tables(laboratories, quick=options.quick)
+        backbones = [[given_bench(kind, options.base, options.expert)]]
+    else:
+        kinds = options.kind or NAMES
+        backbones = [[load_bench(kind, seed, options.cache) for seed in seeds] for kind in kinds]
+    for benches in backbones:
+        print(f"\n## {benches[0].kind}, seeds: {len(benches)}\n", flush=True)
+        laboratories = [Laboratory(bench, options.cache, options.quick) for bench in benches]
+        for name in options.table or TABLES:
+            TABLES[name](laboratories)
 
 
-def print_tables(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
-    """All tables of one backbone; the first three for all seeds, the others for the first one."""
-    print(f"\n## {laboratories[0].bench.kind}, seeds: {len(laboratories)}\n", flush=True)
-    compare_learned(laboratories, quick=quick)
-    compare_training_free(laboratories, quick=quick)
-    compare_arrivals(laboratories)
-    first = laboratories[:1]
-    compare_groups(first)
-    compare_calibration_sizes(first)
-    compare_choices(first)
-    compare_costs(first[0])
-    out_of_domain(first[0], TENSOR)
-
-
-def compare_learned(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
+def compare_learned(laboratories: Sequence[Laboratory]) -> None:
     """The paper's method and what is beyond it."""
     table = Table("Learned coefficients", laboratories)
     table.reference()
@@ -89,20 +76,22 @@ def compare_learned(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
         "row, both": {**row, "objective": "both"},
     }
     table.learned("the paper, 128 examples a task", PAPER)
-    for size, variants in (() if quick else ((128, few),)) + ((400, many),):
+    for size, variants in (() if laboratories[0].quick else ((128, few),)) + ((400, many),):
         balanced = PAPER.model_copy(update={"balanced": True, "calibration_size": size})
         for name, changes in variants.items():
             table.learned(f"balanced, {size}: {name}", balanced.model_copy(update=changes))
 
 
 def compare_choices(laboratories: Sequence[Laboratory]) -> None:
-    """Single settings changed."""
-    table = Table("Other choices, one at a time", laboratories)
+    """Single settings changed; first seed."""
+    table = Table("Other choices, one at a time", laboratories[:1])
     changed: dict[str, dict[str, Any]] = {
         "as it is": {},
         "without tanh": {"tanh": False},
         "entropy (AdaMerging)": {"objective": "entropy"},
         "one number per expert": {"granularity": "model"},
+        "three times the steps": {"steps": 120},
+        "learning rate 0.2": {"learning_rate": 0.2},
         "TSV-M before learning": {"preprocess": "tsv-m", "initial": 0.6},
         "Iso-C before learning": {"preprocess": "iso-c", "initial": 0.6},
         "int8 task vectors": {"storage": "int8"},
@@ -114,55 +103,64 @@ def compare_choices(laboratories: Sequence[Laboratory]) -> None:
     table.learned("row: heads tuned along", ROW.model_copy(update={"tune_heads": True}))
 
 
-def compare_training_free(laboratories: Sequence[Laboratory], *, quick: bool) -> None:
+def compare_training_free(laboratories: Sequence[Laboratory]) -> None:
     """Baselines that learn nothing; λ is chosen on 128 labelled calibration examples a task."""
     table = Table("Training-free", laboratories)
-    methods = ("task-arithmetic", "ties", "tsv-m", "iso-c") if quick else tuple(ALL_METHODS)
+    few = ("task-arithmetic", "ties", "tsv-m", "iso-c")
+    methods = few if laboratories[0].quick else tuple(ALL_METHODS)
     for method in methods:
         table.add(method, partial(Laboratory.training_free, method=method))
 
 
 def compare_calibration_sizes(laboratories: Sequence[Laboratory]) -> None:
-    """How many calibration examples a task are needed."""
-    table = Table("Calibration examples a task", laboratories)
+    """How many calibration examples a task are needed; first seed."""
+    table = Table("Calibration examples a task", laboratories[:1])
     for size in (16, 32, 128):
-        for name, settings in {"tensor": TENSOR, "row": ROW}.items():
+        for name, settings in BOTH.items():
             chosen = settings.model_copy(update={"calibration_size": size})
             table.learned(f"{size}: {name}", chosen)
 
 
 def compare_groups(laboratories: Sequence[Laboratory]) -> None:
-    """Flat against hierarchical merging."""
-    table = Table("Groups, tensor", laboratories)
-    for size in (None, 2, 4):
-        if size is None or size < len(laboratories[0].experts):
-            name = "flat" if size is None else f"groups of {size}"
-            table.learned(name, TENSOR.model_copy(update={"group_size": size}))
+    """Flat against hierarchical merging; first seed."""
+    table = Table("Groups", laboratories[:1])
+    for name, settings in BOTH.items():
+        table.learned(f"{name}: flat", settings)
+        for size in (2, 4):
+            if size < len(table.tasks):
+                grouped = settings.model_copy(update={"group_size": size})
+                table.learned(f"{name}: groups of {size}", grouped)
 
 
 def compare_arrivals(laboratories: Sequence[Laboratory]) -> None:
     """Experts that arrive one after another: chain, relearn, and all at once."""
-    table = Table("After the last arrival, tensor", laboratories)
-    table.learned("all at once", TENSOR)
-    for name, frozen in (("relearn from the deployed one", False), ("chain", True)):
-        table.add(name, partial(last_arrival, freeze=frozen))
+    table = Table("After the last arrival", laboratories)
+    for name, settings in BOTH.items():
+        table.learned(f"{name}: all at once", settings)
+        for way, frozen in (("relearn from the deployed one", False), ("chain", True)):
+            table.add(f"{name}: {way}", partial(last_arrival, settings=settings, freeze=frozen))
 
 
-def last_arrival(laboratory: Laboratory, *, freeze: bool) -> Result:
+def last_arrival(laboratory: Laboratory, *, settings: MergeSettings, freeze: bool) -> Result:
     """The model after every expert has been merged into the one before it."""
     tasks = list(laboratory.experts)
-    start = laboratory.learn(TENSOR, tasks[:1]).coefficients
+    start = laboratory.learn(settings, tasks[:1]).coefficients
     for count in range(2, len(tasks)):
         old = tasks[: count - 1] if freeze else ()
-        start = laboratory.learn(TENSOR, tasks[:count], start=start, frozen=old).coefficients
-    return laboratory.learned(TENSOR, tasks, start=start, frozen=tasks[:-1] if freeze else ())
+        start = laboratory.learn(settings, tasks[:count], start=start, frozen=old).coefficients
+    return laboratory.learned(settings, tasks, start=start, frozen=tasks[:-1] if freeze else ())
 
 
-def compare_costs(laboratory: Laboratory) -> None:
-    """Numbers trained and floating-point operations, beside fine-tuning one expert."""
+def probe_left_out(laboratories: Sequence[Laboratory]) -> None:
+    """Tasks that no expert was trained for; first seed."""
+    out_of_domain(laboratories[0], BOTH)
+
+
+def compare_costs(laboratories: Sequence[Laboratory]) -> None:
+    """Numbers trained and floating-point operations, beside fine-tuning one expert; first seed."""
     print("\n### Cost\n\n| | numbers trained | floating-point operations | processor seconds |")
     print("|---|---|---|---|")
-    for cost in costs(laboratory, {"tensor": TENSOR, "row": ROW}):
+    for cost in costs(laboratories[0], BOTH):
         print(f"| {cost.name} | {cost.numbers:,} | {cost.operations:.2e} | {cost.seconds:.0f} |")
 
 
@@ -202,6 +200,17 @@ class Table:
         means = f"{statistics.mean(gaps):+.3f} | {min(gaps):+.2f} | {seconds:.0f}"
         print(f"| {name}{note} | {' | '.join(cells)} | {means} |", flush=True)
 
+
+TABLES: Mapping[str, Callable[[Sequence[Laboratory]], None]] = {
+    "learned": compare_learned,
+    "training-free": compare_training_free,
+    "arrivals": compare_arrivals,
+    "groups": compare_groups,
+    "sizes": compare_calibration_sizes,
+    "choices": compare_choices,
+    "cost": compare_costs,
+    "left-out": probe_left_out,
+}
 
 if __name__ == "__main__":
     main()

@@ -8,6 +8,7 @@ each time one of the bench's own, merged without it.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from merging.serving import Encoder
 from merging.settings import MergeSettings
 
 
-def out_of_domain(laboratory: Laboratory, settings: MergeSettings) -> None:
-    """Prints accuracy of a probe on the base, on each expert, and on the merge of the experts."""
+def out_of_domain(laboratory: Laboratory, variants: Mapping[str, MergeSettings]) -> None:
+    """Prints accuracy of a probe on the base, on each expert, and on merges of the experts."""
     print("\n### Linear probe on a task left out\n")
-    print(
-        "| left out | base | best single expert | merged | its own expert |\n|---|---|---|---|---|"
-    )
+    merges = " | ".join(f"merged by {name}" for name in variants)
+    print(f"| left out | base | best single expert | {merges} | its own expert |")
+    print("|---" * (4 + len(variants)) + "|")
     for left_out in laboratory.experts:
         others = [task for task in laboratory.experts if task != left_out]
         base = _probe(laboratory, left_out, "base", laboratory.bench.base)
@@ -38,9 +39,10 @@ def out_of_domain(laboratory: Laboratory, settings: MergeSettings) -> None:
             for task in laboratory.experts
         }
         best = max(others, key=lambda task: singles[task])
-        merged = _probe_merged(laboratory, left_out, others, settings)
+        found = [_probe_merged(laboratory, left_out, others, s) for s in variants.values()]
+        merged = " | ".join(f"{accuracy:.3f}" for accuracy in found)
         print(
-            f"| {left_out} | {base:.3f} | {singles[best]:.3f} ({best}) | {merged:.3f} "
+            f"| {left_out} | {base:.3f} | {singles[best]:.3f} ({best}) | {merged} "
             f"| {singles[left_out]:.3f} |",
             flush=True,
         )

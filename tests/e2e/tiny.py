@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -15,25 +14,22 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.tiny_tokenizer import SPECIAL, write_tokenizer
+
 FILLERS = [f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou"]
 TOPICS = {
     "weather": (["rain", "storm", "cold"], ["sun", "warm", "dry"]),
     "food": (["soup", "salt", "stew"], ["cake", "sugar", "jam"]),
     "sport": (["ball", "goal", "team"], ["race", "swim", "jump"]),
 }
-_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-_VOCABULARY = [
-    *_SPECIAL,
-    *FILLERS,
-    *(w for sides in TOPICS.values() for side in sides for w in side),
-]
+_WORDS = [*FILLERS, *(w for sides in TOPICS.values() for side in sides for w in side)]
 
 
 def write_base(directory: Path) -> Path:
     """A base checkpoint with a WordPiece tokenizer."""
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(_VOCABULARY),
+        vocab_size=len(SPECIAL) + len(_WORDS),
         hidden_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -41,22 +37,7 @@ def write_base(directory: Path) -> Path:
         max_position_embeddings=32,
     )
     BertModel(config).save_pretrained(directory)
-    tokenizer = Tokenizer(
-        models.WordPiece({w: i for i, w in enumerate(_VOCABULARY)}, unk_token="[UNK]")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=32,
-    ).save_pretrained(directory)
+    write_tokenizer(directory, _WORDS)
     return directory
 
 

@@ -19,7 +19,8 @@ from merging.coefficients import Coefficients
 from merging.deltas import mergeable_names
 from merging.experts import Expert, open_expert
 from merging.materialise import materialise
-from tests.merging.tiny import bert_config, write_text_expert, write_tokenizer
+from tests.merging.tiny import WORDS, bert_config, write_text_expert
+from tests.tiny_tokenizer import write_tokenizer
 
 torch.set_num_threads(1)  # tiny tensors, and a machine that runs other things too
 
@@ -29,7 +30,7 @@ def text_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     directory = tmp_path_factory.mktemp("text") / "base"
     BertModel(bert_config()).save_pretrained(directory)
-    write_tokenizer(directory)
+    write_tokenizer(directory, WORDS)
     return directory
 
 

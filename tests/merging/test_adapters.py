@@ -22,7 +22,8 @@ from merging.preflight import check_expert
 from merging.settings import MergeSettings
 from merging.stacks import LowRankPart, ScalingPart
 from merging.vectors import TaskVectors, build_vectors
-from tests.merging.tiny import SPECIAL, WORDS, generation_table, moved, text_table, write_tokenizer
+from tests.merging.tiny import WORDS, generation_table, moved, text_table
+from tests.tiny_tokenizer import SPECIAL, write_tokenizer
 
 KIND = "text-classifier"
 CPU = torch.device("cpu")
@@ -93,7 +94,7 @@ def test_fan_in_fan_out_weights_are_transposed(tmp_path: Path) -> None:
     config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=32, vocab_size=size, **tokens)
     base = GPT2LMHeadModel(config)
     base.save_pretrained(tmp_path / "base")
-    write_tokenizer(tmp_path / "base")
+    write_tokenizer(tmp_path / "base", WORDS)
     lora = LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=["c_attn"], fan_in_fan_out=True)
     adapted = get_peft_model(base, lora)
     moved(adapted, 1)  # type: ignore[arg-type]

@@ -9,8 +9,9 @@ import torch
 from merging.checkpoint import Checkpoint
 from merging.deltas import source_of
 from merging.experts import Expert, open_expert
+from merging.group_merge import UPPER_START
 from merging.grouping import chunks, cosines, similarity_order
-from merging.learn import UPPER_START, learn_coefficients
+from merging.learn import learn_coefficients
 from merging.settings import MergeSettings
 from tests.merging.tiny import write_text_expert
 

@@ -40,15 +40,14 @@ from merging.materialise import materialise, verify
 from merging.preflight import check_expert
 from merging.settings import MergeSettings
 from tests.merging.tiny import (
-    SPECIAL,
     WORDS,
     generation_table,
     image_table,
     moved,
     save_expert,
     text_table,
-    write_tokenizer,
 )
+from tests.tiny_tokenizer import SPECIAL, write_tokenizer
 
 CPU = torch.device("cpu")
 VOCABULARY = len(SPECIAL) + len(WORDS)
@@ -150,7 +149,7 @@ def test_every_kind_goes_the_whole_way(
     if made.kind == "image-classifier":
         ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(base)
     else:
-        write_tokenizer(base)
+        write_tokenizer(base, WORDS)
     experts = []
     for number, model in enumerate(made.experts):
         directory = tmp_path / f"expert-{number}"
@@ -180,7 +179,7 @@ def test_every_kind_goes_the_whole_way(
 def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     made = gpt2()
     made.base.save_pretrained(tmp_path / "base")
-    write_tokenizer(tmp_path / "base")
+    write_tokenizer(tmp_path / "base", WORDS)
     directory = save_expert(made.experts[0], tmp_path / "expert", generation_table(0))
     expert = open_expert("task", directory, "generator")
     settings = MergeSettings(steps=2, batch_size=2)
