@@ -13,6 +13,10 @@ an interruption and it goes on.
 from __future__ import annotations
 
 import argparse
+import os
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
