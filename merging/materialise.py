@@ -44,8 +44,8 @@ def materialise(
     Raises:
         InvalidInput: The coefficients belong to other experts or tensors.
     """
-    _check(base, experts, coefficients)
     source = Checkpoint.open(base)
+    _check(source, experts, coefficients)
     merged = _merger(source, experts, kind, coefficients)
     chosen = {task: heads[task] for task in coefficients.tasks}
     write_model(source, kind, merged, chosen, out, coefficients)
@@ -86,8 +86,8 @@ def verify(base: Path, experts: Sequence[Expert], kind: ModelKind, merged: Path)
     coefficients = Coefficients.load(merged / COEFFICIENTS)
     with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".verify.") as folder:
         again = Path(folder) / "model"
-        _check(base, experts, coefficients)
         source = Checkpoint.open(base)
+        _check(source, experts, coefficients)
         _write_backbone(source, kind, _merger(source, experts, kind, coefficients), again)
         for path in sorted(again.iterdir()):
             found = merged / "model" / path.name
@@ -161,21 +161,23 @@ def _write_backbone(source: Checkpoint, kind: ModelKind, merged: Merged, out: Pa
 
 def _shards(specs: Mapping[str, Spec]) -> Iterator[dict[str, Spec]]:
     shard: dict[str, Spec] = {}
+    size = 0
     for key, spec in specs.items():
-        if shard and sum(s.nbytes for s in shard.values()) + spec.nbytes > SHARD_BYTES:
+        if shard and size + spec.nbytes > SHARD_BYTES:
             yield shard
-            shard = {}
+            shard, size = {}, 0
         shard[key] = spec
+        size += spec.nbytes
     yield shard
 
 
-def _check(base: Path, experts: Sequence[Expert], coefficients: Coefficients) -> None:
+def _check(base: Checkpoint, experts: Sequence[Expert], coefficients: Coefficients) -> None:
     tasks = tuple(expert.task for expert in experts)
-    unknown = sorted(set(coefficients.values) - set(Checkpoint.open(base).tensors))
+    unknown = sorted(set(coefficients.values) - set(base.tensors))
     if tasks != coefficients.tasks or unknown:
         raise InvalidInput(
             where="coefficients of a merged model",
-            expected=f"columns {list(tasks)} for tensors of {base}",
+            expected=f"columns {list(tasks)} for tensors of {base.directory}",
             found=f"columns {list(coefficients.tasks)}, unknown tensors {unknown[:5]}",
             remedy="Give the experts that the coefficients were learned for, in their order.",
         )
