@@ -6,7 +6,6 @@ python -m benchmarks.peak FORM EXPERTS BASE FOLDER      # what `peak_bytes` runs
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.synthetic import BATCH, CPU, KIND, TOKENS, Bench, Row, autograd_step
-from merging.examples import Examples, Split
-from merging.experts import Expert
 from merging.plan import Memory, make_plan
 from merging.settings import MergeSettings
 
@@ -24,7 +21,7 @@ def peak_bytes(base: Path, work: Path, form: str, experts: int) -> int:
     """Peak resident memory of three steps above the idle process, in a process of its own."""
     arguments = [sys.executable, "-m", "benchmarks.peak", form, str(experts), str(base)]
     arguments.append(str(work))
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=os.environ)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     return int(json.loads(done.stdout.splitlines()[-1])["peak"])
 
 
@@ -90,11 +87,7 @@ def memory(bench: Bench, sizes: list[int]) -> list[Row]:
 
 def predicted_peak(bench: Bench, experts: int) -> int:
     """The planner's peak for the batches of this benchmark."""
-    empty = Examples(KIND, (), (), (), ())
-    made = [
-        Expert(f"t{i}", bench.directory, bench.head(0), Split(empty, empty), str(i))
-        for i in range(experts)
-    ]
+    made = [bench.expert(i, bench.directory) for i in range(experts)]
     settings = MergeSettings(batch_size=BATCH)
     return make_plan(bench.directory, made, KIND, settings, Memory.of(CPU), tokens=TOKENS).peak
 

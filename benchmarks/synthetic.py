@@ -134,7 +134,11 @@ class Bench:
             directory.mkdir()
             (directory / "config.json").write_text(json.dumps(dict(head.config)))
             save_tensors(directory / "model.safetensors", {**tensors, **head.tensors})
-        empty = Examples(KIND, (), (), (), ())
+        return self.expert(number, directory)
+
+    def expert(self, number: int, directory: Path) -> Expert:
+        """An expert without examples, whose checkpoint is in `directory`."""
+        head, empty = self.head(number), Examples(KIND, (), (), (), ())
         return Expert(head.task, directory, head, Split(empty, empty), str(number))
 
 
