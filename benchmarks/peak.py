@@ -16,6 +16,8 @@ from benchmarks.synthetic import BATCH, CPU, KIND, TOKENS, Bench, Row, autograd_
 from merging.plan import Memory, make_plan
 from merging.settings import MergeSettings
 
+TASKS = 8  # micro-batches of a streamed step; the forms it is compared with hold those of one task
+
 
 def peak_bytes(base: Path, work: Path, form: str, experts: int) -> int:
     """Peak resident memory of three steps above the idle process, in a process of its own."""
@@ -34,11 +36,12 @@ def measure_peak(form: str, experts: int, base: Path, work: Path) -> None:
     warm(torch.randn(8, 64)).sum().backward()  # libraries load before the count begins
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmHWM")
-    models = bench.models(1)
+    tasks = TASKS if form == "streamed" else 1
+    models = bench.models(tasks)
     if form == "streamed":
         merge = bench.merge(models, experts)
         for _ in range(3):
-            bench.step(models, merge, 1)
+            bench.step(models, merge, tasks)
     elif form == "bare":
         for _ in range(3):
             bench.bare(models, 1)

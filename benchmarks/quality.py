@@ -34,7 +34,7 @@ from merging.settings import MergeSettings
 
 DEFAULT = MergeSettings()
 PAPER = MergeSettings(
-    objective="labels", granularity="tensor", balanced=False, calibration_size=128
+    objective="labels", granularity="tensor", tanh=True, balanced=False, calibration_size=128
 )
 TENSOR = DEFAULT.model_copy(update={"granularity": "tensor"})
 ROW = DEFAULT.model_copy(update={"granularity": "row"})
@@ -84,6 +84,8 @@ def compare_learned(laboratories: Sequence[Laboratory]) -> None:
         balanced = PAPER.model_copy(update={"balanced": True, "calibration_size": size})
         for name, changes in variants.items():
             table.learned(f"balanced, {size}: {name}", balanced.model_copy(update=changes))
+    for name, settings in BOTH.items():
+        table.learned(f"without tanh, balanced, 400: {name}, both", settings)
 
 
 def compare_choices(laboratories: Sequence[Laboratory]) -> None:
@@ -91,20 +93,24 @@ def compare_choices(laboratories: Sequence[Laboratory]) -> None:
     table = Table("Other choices, one at a time", laboratories[:1])
     changed: dict[str, dict[str, Any]] = {
         "as it is": {},
-        "without tanh": {"tanh": False},
+        "with tanh": {"tanh": True},
+        "labels alone": {"objective": "labels"},
+        "soft labels alone": {"objective": "experts"},
+        "TSV-M before learning": {"preprocess": "tsv-m", "initial": 1.0},
+        "heads tuned along": {"tune_heads": True},
+    }
+    per_tensor: dict[str, dict[str, Any]] = {
+        "Iso-C before learning": {"preprocess": "iso-c", "initial": 1.0},
         "entropy (AdaMerging)": {"objective": "entropy"},
         "one number per expert": {"granularity": "model"},
         "three times the steps": {"steps": 120},
         "learning rate 0.2": {"learning_rate": 0.2},
-        "TSV-M before learning": {"preprocess": "tsv-m", "initial": 0.6},
-        "Iso-C before learning": {"preprocess": "iso-c", "initial": 0.6},
         "int8 task vectors": {"storage": "int8"},
-        "heads tuned along": {"tune_heads": True},
     }
-    for name, changes in changed.items():
+    for name, changes in {**changed, **per_tensor}.items():
         table.learned(f"tensor: {name}", TENSOR.model_copy(update=changes))
-    table.learned("row: as it is", ROW)
-    table.learned("row: heads tuned along", ROW.model_copy(update={"tune_heads": True}))
+    for name, changes in changed.items():
+        table.learned(f"row: {name}", ROW.model_copy(update=changes))
 
 
 def compare_training_free(laboratories: Sequence[Laboratory]) -> None:

@@ -23,6 +23,8 @@ from merging.vectors import DTYPES, TILE_BYTES
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 LONGEST = 128  # tokens of the longest example, where the caller does not know better
+KEPT = 0.2  # of gradients and activations, that the allocator keeps beyond what is in use; measured
+MODULES = 24 << 20  # of the modules of a few tasks and of kernels' scratch memory; measured
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Plan:
         gradient: Their gradients, which wait for the step's last micro-batch.
         tile: Task vectors where they are computed with, at a time.
         activations: What one micro-batch keeps for its backward pass; estimated.
+        overhead: What the allocator and the libraries take on top of these; estimated.
         peak: All of these together, in the memory of whatever computes.
         staging: Host memory on top of it, where an accelerator computes: pinned buffers, and the
             task vectors if they are resident.
@@ -65,6 +68,7 @@ class Plan:
     gradient: int
     tile: int
     activations: int
+    overhead: int
     peak: int
     staging: int
     disk: int
@@ -125,7 +129,8 @@ def make_plan(
         tile = 2 * stack
         staging = tile + vectors * settings.resident
     activations = settings.batch_size * _activation_bytes(source.config, tokens)
-    peak = model + gradient + tile + activations
+    overhead = int(KEPT * (gradient + activations)) + MODULES
+    peak = model + gradient + tile + activations + overhead
     computing = "host" if memory.accelerator is None else "accelerator"
     for what, needed, found in (
         ("memory budget", peak, settings.memory_budget),
@@ -135,9 +140,9 @@ def make_plan(
         if found is not None and needed > found:
             raise NotEnoughMemory(
                 f"{what}: expected at least {needed:,} bytes (parameters {model:,}, gradients "
-                f"{gradient:,}, task vectors {tile:,}, activations {activations:,}; staging "
-                f"{staging:,}), found {found:,}. Raise memory_budget, lower batch_size, turn "
-                "resident off, or take a larger machine."
+                f"{gradient:,}, task vectors {tile:,}, activations {activations:,}, overhead "
+                f"{overhead:,}; staging {staging:,}), found {found:,}. Raise memory_budget, lower "
+                "batch_size, turn resident off, or take a larger machine."
             )
     disk = sum(
         sum(sizes.values()) * (4 + width * len(group))
@@ -147,7 +152,9 @@ def make_plan(
     )
     residence = dict.fromkeys(("parameters", "gradients", "activations", "tile"), computing)
     residence["task vectors"] = "host" if settings.resident else "file"
-    return Plan(groups, model, gradient, tile, activations, peak, staging, disk, residence)
+    return Plan(
+        groups, model, gradient, tile, activations, overhead, peak, staging, disk, residence
+    )
 
 
 def planned_groups(

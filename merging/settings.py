@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Objective = Literal["labels", "experts", "both", "entropy"]
 Granularity = Literal["tensor", "row", "model"]
@@ -23,7 +23,7 @@ class MergeSettings(BaseModel):
             or per expert.
         preprocess: What is done to the task vectors of matrices before coefficients are learned for
             them: nothing, TSV-M's truncation and mutual orthogonality, or Iso-C's even spectrum.
-        tanh: Learn w with c = tanh(w), as in the paper; else c itself.
+        tanh: Learn w with c = tanh(w), as in the paper; else c itself, which may pass 1.
         balanced: Divide each task's loss by what it is on the unmerged base, so that every task weighs
             as much as it has to gain; else losses are added as they are, as in the paper.
         initial: The coefficient that a new expert starts from.
@@ -51,9 +51,9 @@ class MergeSettings(BaseModel):
     objective: Objective = "both"
     granularity: Granularity = "row"
     preprocess: Preprocess = "none"
-    tanh: bool = True
+    tanh: bool = False
     balanced: bool = True
-    initial: float = Field(0.3, gt=-1, lt=1)
+    initial: float = Field(0.3, gt=-2, lt=2)
     learning_rate: float = Field(0.06, gt=0)
     steps: int = Field(40, ge=0)
     batch_size: int = Field(16, ge=1)
@@ -73,6 +73,12 @@ class MergeSettings(BaseModel):
     storage: Storage = "fp32"
     resident: bool = False
     memory_budget: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _tanh_reaches_initial(self) -> MergeSettings:
+        if self.tanh and abs(self.initial) >= 1:
+            raise ValueError(f"initial: expected less than 1 with tanh, found {self.initial}")
+        return self
 
     @property
     def digest(self) -> str:

@@ -21,6 +21,7 @@ GOLDEN = Path(__file__).parent / "golden.json"
 PLAIN = {
     "objective": "experts",
     "granularity": "tensor",
+    "tanh": True,
     "balanced": False,
     "initial": 0.3,
     "learning_rate": 0.05,
