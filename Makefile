@@ -34,7 +34,7 @@ check: install  ## style, lint and types
 	$(BIN)/mypy
 
 test: install  ## every test, against real servers on loopback
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --maxschedchunk 1 $(PYTEST_ARGS)
 
 demo: install  ## the queue at work on real models and data
 	$(BIN)/supermerge demo

@@ -19,13 +19,6 @@ CALLED = tuple(f"tiny-{i}" for i in range(32))
 """Families whose flows the tests call themselves; no webhook interferes."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of several processes share one stack: all that use it run in the same one."""
-    for item in items:
-        if "stack" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("stack"))
-
-
 def _family(name: str, promotion: str) -> dict:
     return {
         "name": name,
