@@ -100,36 +100,27 @@ class Laboratory:
         self,
         settings: MergeSettings,
         tasks: Sequence[str] = (),
-        *,
         start: Coefficients | None = None,
         frozen: Sequence[str] = (),
-        heads: Mapping[str, Head] | None = None,
     ) -> Result:
         """A merge with learned coefficients."""
 
         def make() -> Result:
             started = time.process_time()
-            learned = self.learn(settings, tasks, start=start, frozen=frozen, heads=heads)
+            learned = self.learn(settings, tasks, start, frozen)
             seconds = time.process_time() - started
             return Result(self.learned_accuracies(learned), seconds)
 
-        parts = [
-            settings.model_dump_json(exclude_defaults=False),
-            *(tasks or self.experts),
-            start.digest if start else "",
-            *frozen,
-            *(h.digest for h in (heads or {}).values()),
-        ]
+        parts = [settings.model_dump_json(), *(tasks or self.experts)]
+        parts += [start.digest if start else "", *frozen]
         return self.remember(" ".join(parts), make)
 
     def learn(
         self,
         settings: MergeSettings,
         tasks: Sequence[str] = (),
-        *,
         start: Coefficients | None = None,
         frozen: Sequence[str] = (),
-        heads: Mapping[str, Head] | None = None,
     ) -> Learned:
         """The coefficients themselves; a finished run is read from the work folder."""
         return learn_coefficients(
@@ -139,7 +130,6 @@ class Laboratory:
             settings,
             start=start,
             frozen=frozen,
-            heads=heads,
             work=self.work,
             device=CPU,
         )

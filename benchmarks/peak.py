@@ -30,8 +30,7 @@ def peak_bytes(base: Path, work: Path, form: str, experts: int) -> int:
 def measure_peak(form: str, experts: int, base: Path, work: Path) -> None:
     """What `peak_bytes` runs: VmHWM, which counts mapped file pages too."""
     bench = Bench(base, work)
-    vectors = bench.vectors(experts)
-    del vectors
+    bench.vectors(experts)  # their file is written before the count begins
     warm = torch.nn.Linear(64, 64)
     warm(torch.randn(8, 64)).sum().backward()  # libraries load before the count begins
     Path("/proc/self/clear_refs").write_text("5")
@@ -42,9 +41,6 @@ def measure_peak(form: str, experts: int, base: Path, work: Path) -> None:
         merge = bench.merge(models, experts)
         for _ in range(3):
             bench.step(models, merge, tasks)
-    elif form == "bare":
-        for _ in range(3):
-            bench.bare(models, 1)
     else:
         vectors = bench.vectors(experts)
         for _ in range(2):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from merging.adapters import Adapter, LowRank, Scaling, is_adapter
 from merging.checkpoint import Checkpoint
@@ -143,7 +143,28 @@ def backbone_names(checkpoint: Checkpoint, kind: ModelKind) -> list[str]:
 
 
 def parameter_names(base: Checkpoint, head: Head, kind: ModelKind) -> dict[str, list[str]]:
-    """Parameters of a task model that each tensor of the base is loaded into.
+    """Trainable parameters of a task model that each tensor of the base is loaded into."""
+    model, used = _loaded(base, head, kind)
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {name: paths for name, paths in used.items() if trainable.intersection(paths)}
+
+
+def rebuilt_names(base: Checkpoint, head: Head, kind: ModelKind) -> set[str]:
+    """Tensors of the base that no parameter or buffer of the task model is.
+
+    transformers joins the experts of a mixture, for one, into one parameter while it loads them.
+    Unused ones, such as a pooler that the task model does not have, are among these too.
+    """
+    model, used = _loaded(base, head, kind)
+    buffers = tuple(name for name, _ in model.named_buffers())
+    names = (name for name in backbone_names(base, kind) if name not in used)
+    return {name for name in names if not any(b.endswith(name) for b in buffers)}
+
+
+def _loaded(
+    base: Checkpoint, head: Head, kind: ModelKind
+) -> tuple[nn.Module, dict[str, list[str]]]:
+    """A task model, and the parameters that each tensor of the base became.
 
     transformers renames tensors while it loads them, so the way back is the memory they share.
     """
@@ -155,7 +176,7 @@ def parameter_names(base: Checkpoint, head: Head, kind: ModelKind) -> dict[str, 
         name = by_address.get(value.data_ptr())
         if name is not None and value.shape == tensors[name].shape:
             used.setdefault(name, []).append(parameter)
-    return used
+    return model, used
 
 
 def mergeable_names(base: Path, experts: Sequence[Expert], kind: ModelKind) -> list[str]:

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from merging.adapters import is_adapter
 from merging.checkpoint import Checkpoint, read_config
-from merging.deltas import FullSource, Source, backbone_names, dense_delta, open_adapter
+from merging.deltas import (
+    FullSource,
+    Source,
+    backbone_names,
+    dense_delta,
+    open_adapter,
+    rebuilt_names,
+)
 from merging.errors import InvalidInput, Mismatch
 from merging.examples import ModelKind
 from merging.experts import read_head
@@ -124,6 +131,7 @@ def _values(base: Checkpoint, directory: Path, head: Head, kind: ModelKind) -> I
         if not _finite(tensor):
             yield Mismatch(name, "finite values", "NaN or infinity")
     change, size, whole = 0.0, 0.0, True
+    rebuilt = rebuilt_names(base, head, kind)
     for name in backbone_names(base, kind):
         if not base.tensors[name].dtype.is_floating_point:
             continue
@@ -134,6 +142,9 @@ def _values(base: Checkpoint, directory: Path, head: Head, kind: ModelKind) -> I
         if not _finite(delta):
             whole = False
             yield Mismatch(name, "finite values", "NaN or infinity")
+        if name in rebuilt and bool(torch.count_nonzero(delta)):
+            found = "changed, and made into another parameter when transformers loads it"
+            yield Mismatch(name, "the base's values, or a parameter of the model", found)
         change += float(delta.square().sum(dtype=torch.float64))
     if whole and change == 0:
         yield Mismatch("task vector", "a difference from the base", "zero: nothing was learned")

@@ -60,11 +60,14 @@ def model_class(config: PretrainedConfig, kind: str) -> Any:
             "image-classifier": AutoModelForImageClassification,
         }[kind]
     try:
-        return auto._model_mapping[type(config)]
+        found = auto._model_mapping[type(config)]
     except KeyError as error:
         raise TaskError(
             f"transformers has no {kind} for model type {config.model_type}."
         ) from error
+    classes = found if isinstance(found, tuple) else (found,)
+    named = [c for c in classes if c.__name__ in (config.architectures or ())]
+    return (named or classes)[0]
 
 
 def assemble(config: Mapping[str, Any], kind: str, tensors: Mapping[str, Tensor]) -> Any:

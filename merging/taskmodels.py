@@ -27,7 +27,8 @@ class TaskModels:
         models: Task model by task name, without dropout.
         heads: Head parameters by task and by the name in checkpoints.
         row_names: Merged matrices whose first index is an output (not a word of a vocabulary).
-        lookups: The embeddings of each merged tensor that nothing but embeddings uses.
+        lookups: The embeddings of each merged tensor that nothing else uses, and that look up just the
+            rows they are given (a learned position of BART is another row than its input says).
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class TaskModels:
             embeddings = [m for m in users[id(parameter)] if isinstance(m, nn.Embedding)]
             if parameter.ndim > 1 and not embeddings:
                 self.row_names.add(name)
-            elif len(embeddings) == len(users[id(parameter)]):
+            elif all(type(m).forward is nn.Embedding.forward for m in users[id(parameter)]):
                 self.lookups[name] = embeddings
 
 

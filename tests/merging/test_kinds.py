@@ -13,6 +13,11 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTModel,
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2Model,
@@ -22,6 +27,10 @@ from transformers import (
     GPT2Model,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForSequenceClassification,
     PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
@@ -32,13 +41,15 @@ from transformers import (
 )
 
 from merging.checkpoint import Checkpoint
+from merging.deltas import backbone_names
 from merging.evaluate import evaluate
 from merging.examples import ModelKind
-from merging.experts import open_expert
+from merging.experts import open_expert, read_head
 from merging.learn import learn_coefficients
 from merging.materialise import materialise, verify
 from merging.preflight import check_expert
 from merging.settings import MergeSettings
+from merging.taskmodels import TaskModels
 from tests.merging.tiny import (
     WORDS,
     generation_table,
@@ -54,6 +65,7 @@ VOCABULARY = len(SPECIAL) + len(WORDS)
 TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 0}
 LABELS = {"id2label": {0: "dark", 1: "bright", 2: "grey"}, "num_labels": 3}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+BART = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
 VIT = {**SMALL, "intermediate_size": 32, "image_size": 16, "patch_size": 8}
 
 
@@ -69,6 +81,13 @@ def vit() -> Case:
     config = ViTConfig(**VIT)
     base = ViTModel(config)  # with a pooler that no expert has
     return Case("image-classifier", base, _experts(ViTForImageClassification, config, base, "vit"))
+
+
+def deit() -> Case:  # transformers has two classifiers for it
+    config = DeiTConfig(**VIT)
+    base = DeiTModel(config, add_pooling_layer=False)
+    experts = _experts(DeiTForImageClassification, config, base, "deit")
+    return Case("image-classifier", base, experts)
 
 
 def dinov2() -> Case:
@@ -91,6 +110,14 @@ def t5() -> Case:
     config.update(TOKENS)
     base = T5ForConditionalGeneration(config)
     experts = [_copy(T5ForConditionalGeneration, config, base, i) for i in range(2)]
+    return Case("generator", base, experts, AutoModelForSeq2SeqLM)
+
+
+def bart() -> Case:  # its positions are looked up two rows behind where its input says
+    sizes = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in BART.items()}
+    config = BartConfig(d_model=16, vocab_size=VOCABULARY, forced_eos_token_id=3, **sizes, **TOKENS)
+    base = BartForConditionalGeneration(config)
+    experts = [_copy(BartForConditionalGeneration, config, base, i) for i in range(2)]
     return Case("generator", base, experts, AutoModelForSeq2SeqLM)
 
 
@@ -127,7 +154,7 @@ def _copy(cls: type, config: object, base: PreTrainedModel, seed: int) -> PreTra
     return moved(model, seed)
 
 
-CASES = [vit, dinov2, gpt2_classifier, t5, llama, gpt2]
+CASES = [vit, deit, dinov2, gpt2_classifier, t5, bart, llama, gpt2]
 TABLES = {
     "image-classifier": image_table,
     "generator": generation_table,
@@ -174,6 +201,31 @@ def test_every_kind_goes_the_whole_way(
     gate = experts[0].split.gate
     outcomes = evaluate(out / "model", out / "heads/task-0", gate, CPU)
     assert outcomes.keys == gate.keys
+
+
+def test_only_plain_embeddings_are_read_by_row(tmp_path: Path) -> None:
+    """What follows its own idea of a row is written whole, or steps would leave it as it was."""
+    config = OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=16, vocab_size=VOCABULARY, **TOKENS)
+    config.update(LABELS)
+    OPTForSequenceClassification(config).save_pretrained(tmp_path)
+    checkpoint = Checkpoint.open(tmp_path)
+    names = backbone_names(checkpoint, "text-classifier")
+    head = read_head("task", tmp_path, "text-classifier")
+    models = TaskModels(checkpoint, [head], "text-classifier", names, CPU)
+    assert list(models.lookups) == ["decoder.embed_tokens.weight"]
+
+
+def test_parameters_that_loading_joins_are_refused(tmp_path: Path) -> None:
+    config = MixtralConfig(
+        **SMALL, intermediate_size=32, num_key_value_heads=1, vocab_size=VOCABULARY, **TOKENS
+    )
+    base = MixtralForCausalLM(config)
+    base.save_pretrained(tmp_path / "base")
+    write_tokenizer(tmp_path / "base", WORDS)
+    save_expert(moved(base, 0), tmp_path / "expert", generation_table(0))
+    found = check_expert(tmp_path / "base", tmp_path / "expert", "generator")
+    assert len(found) == 2 * 8 * 3  # layers, experts and their matrices
+    assert all("experts" in m.tensor and "transformers" in m.found for m in found)
 
 
 def test_tied_weights_stay_tied(tmp_path: Path) -> None:
