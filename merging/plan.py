@@ -196,8 +196,13 @@ def _activation_bytes(config: Mapping[str, Any], longest: int) -> int:
     )
     inner = int(config.get("intermediate_size") or config.get("d_ff") or 4 * hidden)
     if config.get("image_size") and config.get("patch_size"):
-        tokens = (int(config["image_size"]) // int(config["patch_size"])) ** 2 + 1
+        tokens = _area(config["image_size"]) // _area(config["patch_size"]) + 1
     else:
         positions = config.get("max_position_embeddings") or config.get("n_positions") or longest
         tokens = min(int(positions), longest)
     return 4 * tokens * layers * (8 * hidden + 2 * inner)
+
+
+def _area(side: int | Sequence[int]) -> int:
+    """Of a square's side, or of a height and a width; configurations have either."""
+    return math.prod(side) if isinstance(side, Sequence) else side**2

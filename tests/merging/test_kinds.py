@@ -83,8 +83,8 @@ def vit() -> Case:
     return Case("image-classifier", base, _experts(ViTForImageClassification, config, base, "vit"))
 
 
-def deit() -> Case:  # transformers has two classifiers for it
-    config = DeiTConfig(**VIT)
+def deit() -> Case:  # transformers has two classifiers for it; a size may be height and width
+    config = DeiTConfig(**{**VIT, "image_size": [16, 16]})
     base = DeiTModel(config, add_pooling_layer=False)
     experts = _experts(DeiTForImageClassification, config, base, "deit")
     return Case("image-classifier", base, experts)
