@@ -26,7 +26,14 @@ UNSUPPORTED = (
     "lora_bias",
     "alora_invocation_tokens",
     "layer_replication",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "use_bdlora",
 )
+# Ways to start the factors that leave the base's weights alone; PiSSA, for one, takes its factors
+# out of them, so that such an adapter belongs to another base.
+STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,8 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
         raise _unfit(directory, "a readable adapter configuration", str(error)) from error
     kind = config.get("peft_type")
     unsupported = [key for key in UNSUPPORTED if config.get(key)]
+    if (start := config.get("init_lora_weights")) not in STARTS:
+        unsupported.append(f"init_lora_weights={start}")
     if kind not in ("LORA", "IA3") or unsupported:
         raise _unfit(directory, "a plain LoRA or IA3", f"{kind} {' '.join(unsupported)}".strip())
     return config

@@ -118,7 +118,10 @@ def _task_model(
     try:
         assemble(head.config, kind, {**tensors, **head.tensors})
     except TaskError as error:
-        yield Mismatch("model", "a whole task model", str(error))
+        hint = (
+            " PEFT leaves out what modules_to_save does not name." if is_adapter(directory) else ""
+        )
+        yield Mismatch("model", "a whole task model", f"{error}{hint}")
 
 
 def _values(base: Checkpoint, directory: Path, head: Head, kind: ModelKind) -> Iterator[Mismatch]:

@@ -163,12 +163,22 @@ def test_adapters_and_full_checkpoints_learn_together(
     assert losses[-1] < losses[0]
 
 
-def test_an_adapter_that_is_no_plain_product_is_refused(text_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_dora": True},
+        {"init_lora_weights": "pissa"},  # whose factors were taken out of the base's weights
+        {"init_lora_weights": "loftq"},
+    ],
+)
+def test_an_adapter_that_is_no_plain_product_is_refused(
+    text_base: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
     write_adapter(text_base, tmp_path / "a", VARIANTS["lora"], 1)
     config = json.loads((tmp_path / "a/adapter_config.json").read_text())
-    (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, **changes}))
     (mismatch,) = check_expert(text_base, tmp_path / "a", KIND)
-    assert "use_dora" in mismatch.found
+    assert all(name in mismatch.found for name in changes)
 
 
 def test_a_pickled_adapter_is_refused(text_base: Path, tmp_path: Path) -> None:
