@@ -18,6 +18,7 @@ from merging.errors import InvalidInput
 from merging.examples import ModelKind, Split, read_table, split_examples
 from merging.heads import Head
 
+SINGLE_LABEL = "single_label_classification"
 TABLES = ("examples.parquet", "examples.jsonl")
 
 
@@ -48,7 +49,7 @@ def open_expert(
         examples: The examples table, where it does not lie in the directory.
 
     Raises:
-        InvalidInput: Unreadable files, a malformed table, or a classifier without label names.
+        InvalidInput: Unreadable files, a malformed table, or a classifier that cannot be used.
     """
     directory = Path(directory)
     head = read_head(task, directory, kind)
@@ -71,7 +72,7 @@ def read_head(task: str, directory: Path, kind: ModelKind) -> Head:
 
     Raises:
         InvalidInput: Unreadable files, no config.json (an adapter needs its model's beside it), or a
-            classifier without label names.
+            classifier without label names, or one that does not give just one of them.
     """
     config = read_config(directory)
     if kind == "generator":
@@ -93,5 +94,13 @@ def read_head(task: str, directory: Path, kind: ModelKind) -> Head:
             expected="the label names of a classifier (id2label)",
             found="none",
             remedy="Set id2label and label2id in the model's configuration and save it again.",
+        )
+    problem = config.get("problem_type") or SINGLE_LABEL
+    if len(head.labels) < 2 or problem != SINGLE_LABEL:
+        raise InvalidInput(
+            where=str(directory / "config.json"),
+            expected="a classifier that gives one of several labels",
+            found=f"{len(head.labels)} labels, problem_type {problem}",
+            remedy="Regression and several labels at once cannot be merged yet.",
         )
     return head

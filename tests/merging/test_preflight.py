@@ -69,6 +69,26 @@ def test_wrong_tensors_are_named(
     assert named in [m.tensor for m in check_expert(text_base, expert, KIND)]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"problem_type": "multi_label_classification"},
+        {"problem_type": "regression", "id2label": {"0": "stars"}},
+    ],
+)
+def test_a_classifier_that_does_not_give_one_label_is_named(
+    text_base: Path,
+    text_expert_directories: tuple[Path, ...],
+    copy_of: Copy,
+    change: dict[str, object],
+) -> None:
+    expert = copy_of(text_expert_directories[0])
+    config = json.loads((expert / "config.json").read_text())
+    (expert / "config.json").write_text(json.dumps({**config, **change}))
+    (mismatch,) = check_expert(text_base, expert, KIND)
+    assert str(change["problem_type"]) in mismatch.found
+
+
 def test_another_architecture_is_named(
     text_base: Path, text_expert_directories: tuple[Path, ...], copy_of: Copy
 ) -> None:
