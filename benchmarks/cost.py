@@ -66,16 +66,15 @@ def costs(laboratory: Laboratory, variants: Mapping[str, MergeSettings]) -> list
     rows = []
     for name, chosen in variants.items():
         by_row = chosen.granularity == "row"
-        steps = chosen.steps + chosen.row_steps * by_row
         numbers = sum(
             1 + base.tensors[n].shape[0] * (by_row and n in models.row_names) for n in names
         )
-        batches = steps * chosen.batch_size
+        batches = chosen.steps * chosen.batch_size
         rows.append(
             Cost(
                 f"one merge of {num_experts}, {name}",
                 num_experts * numbers,
-                batches * sum(operations.values()) + steps * 4 * num_experts * size,
+                batches * sum(operations.values()) + chosen.steps * 4 * num_experts * size,
                 batches * sum(seconds.values()),
             )
         )

@@ -34,9 +34,14 @@ from merging.settings import MergeSettings
 
 DEFAULT = MergeSettings()
 PAPER = MergeSettings(
-    objective="labels", granularity="tensor", tanh=True, balanced=False, calibration_size=128
+    objective="labels",
+    granularity="tensor",
+    tanh=True,
+    balanced=False,
+    calibration_size=128,
+    steps=40,
 )
-TENSOR = DEFAULT.model_copy(update={"granularity": "tensor"})
+TENSOR = DEFAULT.model_copy(update={"granularity": "tensor", "steps": 40})
 ROW = DEFAULT.model_copy(update={"granularity": "row"})
 BOTH = {"tensor": TENSOR, "row": ROW}
 Measure = Callable[[Laboratory], Result]
@@ -72,7 +77,7 @@ def compare_learned(laboratories: Sequence[Laboratory]) -> None:
     """The paper's method and what is beyond it."""
     table = Table("Learned coefficients", laboratories)
     table.reference()
-    row = {"granularity": "row"}
+    row = {"granularity": "row", "steps": DEFAULT.steps}
     soft = {"objective": "experts"}
     few = {"tensor, labels": {}, "tensor, soft labels": soft, "row, soft labels": {**row, **soft}}
     many = few | {
@@ -103,7 +108,7 @@ def compare_choices(laboratories: Sequence[Laboratory]) -> None:
         "Iso-C before learning": {"preprocess": "iso-c", "initial": 1.0},
         "entropy (AdaMerging)": {"objective": "entropy"},
         "one number per expert": {"granularity": "model"},
-        "three times the steps": {"steps": 120},
+        "120 steps": {"steps": 120},
         "learning rate 0.2": {"learning_rate": 0.2},
         "int8 task vectors": {"storage": "int8"},
     }

@@ -94,7 +94,6 @@ class LearningRun:
         self.settings = settings
         self.at_base = at_base
         self.tasks = tuple(models.models)
-        self.num_steps = settings.steps + settings.row_steps * (settings.granularity == "row")
         self.heads: dict[str, HeadWeights] = {}
         if settings.tune_heads:
             self.heads = {
@@ -115,13 +114,12 @@ class LearningRun:
         else:
             self._restore(saved)
             logger.info("going on from step %d of %s", saved.step, path)
-        for step in range(self.merge.step + 1, self.num_steps + 1):
+        settings = self.settings
+        for step in range(self.merge.step + 1, settings.steps + 1):
             self._set_rows(step)
             record = StepRecord(step, self.learn_step(step))
-            if step % self.settings.evaluate_every == 0 or step in (
-                self.settings.steps,
-                self.num_steps,
-            ):
+            ends = (settings.tensor_steps, settings.steps)
+            if step % settings.evaluate_every == 0 or step in ends:
                 self._look(record, progress)
                 self._save(path)
             else:
@@ -179,7 +177,7 @@ class LearningRun:
     def _set_rows(self, step: int) -> None:
         """Rows get numbers of their own only once their tensors have learned theirs."""
         for weights in self.merge.weights.values():
-            weights.by_row |= weights.own is not None and step > self.settings.steps
+            weights.by_row |= weights.own is not None and step > self.settings.tensor_steps
 
     def _look(self, record: StepRecord, progress: Progress | None) -> None:
         """Keeps the state if it does better on the held-out examples than the best one so far."""

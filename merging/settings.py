@@ -33,8 +33,9 @@ class MergeSettings(BaseModel):
         calibration_size: At most so many calibration examples per task, held-out ones included.
         holdout: Share of them that only decides which state is kept.
         evaluate_every: Steps between two looks at the held-out examples.
-        row_steps, row_learning_rate, row_decay: With rows, further steps after `steps`, Adam's rate for
-            a row's deviation from its tensor, and the share of it that each step takes away.
+        row_share, row_learning_rate, row_decay: With rows, the share of the steps, the last ones, in
+            which rows have numbers of their own; Adam's rate for a row's deviation from its tensor;
+            the share of that deviation that each step takes away.
         tune_heads: Learn the heads along, with `head_learning_rate`, and drawn back to where they
             started by the share `head_decay` a step.
         group_size: Merge at most so many at a time, level by level; None merges all at once.
@@ -55,9 +56,9 @@ class MergeSettings(BaseModel):
     balanced: bool = True
     initial: float = Field(0.3, gt=-2, lt=2)
     learning_rate: float = Field(0.06, gt=0)
-    steps: int = Field(40, ge=0)
+    steps: int = Field(120, ge=0)
     batch_size: int = Field(16, ge=1)
-    row_steps: int = Field(80, ge=0)
+    row_share: float = Field(0.67, ge=0, le=1)
     row_learning_rate: float = Field(0.02, gt=0)
     row_decay: float = Field(0.02, ge=0, lt=1)
     tune_heads: bool = False
@@ -79,6 +80,11 @@ class MergeSettings(BaseModel):
         if self.tanh and abs(self.initial) >= 1:
             raise ValueError(f"initial: expected less than 1 with tanh, found {self.initial}")
         return self
+
+    @property
+    def tensor_steps(self) -> int:
+        """Steps before rows get numbers of their own; all of them where they never do."""
+        return self.steps - round(self.steps * self.row_share) * (self.granularity == "row")
 
     @property
     def digest(self) -> str:

@@ -28,7 +28,7 @@ def _family(name: str, promotion: str) -> dict:
         "promotion": promotion,
         "ladder": ["relearn"],
         "device": "cpu",
-        "merge": {"steps": 40, "row_steps": 10, "calibration_size": 128},
+        "merge": {"steps": 50, "row_share": 0.2, "calibration_size": 128},
         "gate": {"margin": 0.05},
     }
 

@@ -35,7 +35,7 @@ CASES = {
     "experts": {"objective": "experts"},
     "both": {"objective": "both"},
     "entropy": {"objective": "entropy"},
-    "row": {"granularity": "row", "row_steps": 4},
+    "row": {"granularity": "row", "steps": 9, "row_share": 0.45},
     "model": {"granularity": "model"},
     "heads": {"tune_heads": True},
     "without tanh": {"tanh": False},

@@ -50,7 +50,7 @@ def test_any_depth_ends_in_one_matrix_in_the_experts_order(text_base: Path, tmp_
         for i in range(5)
     ]
     settings = MergeSettings(
-        steps=1, batch_size=2, group_size=2, group_by="similarity", granularity="row", row_steps=1
+        steps=2, batch_size=2, group_size=2, group_by="similarity", granularity="row", row_share=0.5
     )
     learned = learn_coefficients(text_base, experts, KIND, settings, work=tmp_path, device=CPU)
     assert len(learned.plan.groups) == 3

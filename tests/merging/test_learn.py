@@ -16,7 +16,7 @@ from merging.settings import MergeSettings
 from merging.state import StepRecord
 
 CPU = torch.device("cpu")
-FAST = MergeSettings(steps=6, row_steps=4, batch_size=4, evaluate_every=2, learning_rate=0.05)
+FAST = MergeSettings(steps=10, row_share=0.4, batch_size=4, evaluate_every=2, learning_rate=0.05)
 
 
 @pytest.mark.parametrize("objective", ["labels", "experts", "both", "entropy"])
