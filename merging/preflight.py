@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoImageProcessor
 
 from merging.adapters import is_adapter
 from merging.checkpoint import Checkpoint, read_config
@@ -39,6 +40,11 @@ FREE_KEYS = frozenset(
     }
 )
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
+PREPROCESSOR = "preprocessor_config.json"
+IMAGE_KEYS = (
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
+    *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+)
 LARGEST_CHANGE = 10.0  # ‖τ‖ / ‖θp‖ over all tensors beyond which it is no fine-tuning of this base
 
 
@@ -55,6 +61,7 @@ def check_expert(base: Path, expert: Path, kind: ModelKind) -> tuple[Mismatch, .
     base, expert = Path(base), Path(expert)
     try:
         mismatches = [*_configurations(base, expert), *_tokenizers(base, expert)]
+        mismatches += _image_processors(base, expert)
         source = Checkpoint.open(base)
         if not is_adapter(expert):
             mismatches += _headers(source, Checkpoint.open(expert), kind)
@@ -80,6 +87,25 @@ def _tokenizers(base: Path, expert: Path) -> Iterator[Mismatch]:
         ours, theirs = base / name, expert / name
         if ours.exists() and theirs.exists() and _vocabulary(ours) != _vocabulary(theirs):
             yield Mismatch("tokenizer", f"the base's {name}", "another vocabulary")
+
+
+def _image_processors(base: Path, expert: Path) -> Iterator[Mismatch]:
+    """The merged model prepares images as the base does, so experts must have been trained on that."""
+    if not all((directory / PREPROCESSOR).exists() for directory in (base, expert)):
+        return
+    try:
+        ours, theirs = (
+            json.loads(
+                AutoImageProcessor.from_pretrained(directory, backend="pil").to_json_string()
+            )
+            for directory in (base, expert)
+        )
+    except (OSError, ValueError) as error:
+        yield Mismatch(PREPROCESSOR, "a readable image processor", str(error)[:200])
+        return
+    for key in IMAGE_KEYS:
+        if ours.get(key) != theirs.get(key):
+            yield Mismatch(f"preprocessor.{key}", f"{ours.get(key)!r}", f"{theirs.get(key)!r}")
 
 
 def _vocabulary(path: Path) -> str:

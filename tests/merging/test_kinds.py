@@ -203,6 +203,15 @@ def test_every_kind_goes_the_whole_way(
     assert outcomes.keys == gate.keys
 
 
+def test_images_prepared_in_another_way_are_refused(tmp_path: Path) -> None:
+    made = vit()
+    for name, model, side in (("base", made.base, 16), ("expert", made.experts[0], 8)):
+        save_expert(model, tmp_path / name, image_table(0))
+        ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(tmp_path / name)
+    (mismatch,) = check_expert(tmp_path / "base", tmp_path / "expert", made.kind)
+    assert mismatch.tensor == "preprocessor.size"
+
+
 def test_only_plain_embeddings_are_read_by_row(tmp_path: Path) -> None:
     """What follows its own idea of a row is written whole, or steps would leave it as it was."""
     config = OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=16, vocab_size=VOCABULARY, **TOKENS)
