@@ -39,7 +39,10 @@ FREE_KEYS = frozenset(
         "position_embedding_type",
     }
 )
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"),
+    *("spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
+)
 PREPROCESSOR = "preprocessor_config.json"
 IMAGE_KEYS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
