@@ -91,9 +91,8 @@ def _features(
     backbone: Any, encoder: Encoder, kind: ModelKind, inputs: list[Any]
 ) -> npt.NDArray[np.float32]:
     """Mean of the last hidden states over tokens or patches, [inputs, hidden]."""
-    rows = encoder.encode(inputs)
-    found = np.empty((len(rows), backbone.config.hidden_size), np.float32)
-    for indices, batch in encoder.batches(rows):
+    found = np.empty((len(inputs), backbone.config.hidden_size), np.float32)
+    for indices, batch in encoder.encoded_batches(inputs):
         states = backbone(**batch).last_hidden_state
         mask = (
             batch["attention_mask"] if "attention_mask" in batch else torch.ones(states.shape[:2])

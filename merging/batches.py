@@ -7,22 +7,41 @@ template, so examples contain whatever prompt format their expert was trained wi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from merging.errors import InvalidInput
 from merging.examples import Examples
 from merging.objectives import UNLABELLED
+from merging.safefile import Spec, load_tensors, write_tensors
 from merging.serving import Encoder
 
 Row = dict[str, Any]  # encoded inputs and "labels", one per place
 
 
-def encode_examples(encoder: Encoder, examples: Examples, *, seq2seq: bool) -> list[Row]:
-    """Rows with inputs and labels, not padded; a generator's examples all have targets."""
-    rows = encoder.encode(examples.inputs)
+def encode_examples(
+    encoder: Encoder, examples: Examples, *, seq2seq: bool, images: Path | None = None
+) -> list[Row]:
+    """Rows with inputs and labels, not padded; a generator's examples all have targets.
+
+    Args:
+        encoder: Of the base.
+        examples: What is encoded.
+        seq2seq: Whether a generator reads the input and writes the target with two parts.
+        images: Folder to keep encoded images in; without it they are kept in memory.
+
+    Raises:
+        InvalidInput: The base's image processor gives images of different sizes.
+    """
+    if images is not None and examples.kind == "image-classifier":
+        rows = _mapped_images(encoder, examples, images)
+    else:
+        rows = encoder.encode(examples.inputs)
     if examples.kind != "generator":
         return [
             {**row, "labels": [UNLABELLED if target is None else target]}
@@ -43,6 +62,31 @@ def encode_examples(encoder: Encoder, examples: Examples, *, seq2seq: bool) -> l
             row["attention_mask"] = [1] * len(row["input_ids"])
         found.append(row)
     return found
+
+
+def _mapped_images(encoder: Encoder, examples: Examples, folder: Path) -> list[Row]:
+    """Pixel values, encoded once into a file and mapped: of many tasks they may not fit in memory."""
+    content = f"{encoder.processor.to_json_string()}{examples.digest}"
+    path = folder / f"{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
+    if not path.exists():
+        inputs = dict(zip(examples.keys, examples.inputs, strict=True))
+        shape = encoder.encode(examples.inputs[:1])[0]["pixel_values"].shape
+
+        def read(key: str) -> Tensor:
+            pixels: Tensor = encoder.encode([inputs[key]])[0]["pixel_values"]
+            if pixels.shape == shape:
+                return pixels
+            raise InvalidInput(
+                where=f"image {key}",
+                expected=f"the shape that another has after preprocessing, {list(shape)}",
+                found=f"{list(pixels.shape)}",
+                remedy="Let the base's preprocessor_config.json resize or crop to one size.",
+            )
+
+        spec = Spec(tuple(shape), torch.float32)
+        write_tensors(path, dict.fromkeys(examples.keys, spec), read)
+    tensors, _ = load_tensors(path)
+    return [{"pixel_values": tensors[key]} for key in examples.keys]
 
 
 def collate(encoder: Encoder, rows: Sequence[Row], device: torch.device) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ def calibration_sets(
         )
     seq2seq = bool(expert.head.config.get("is_encoder_decoder"))
     encoder = Encoder(base, kind, expert.head.config)
-    rows = encode_examples(encoder, examples, seq2seq=seq2seq)
+    rows = encode_examples(encoder, examples, seq2seq=seq2seq, images=work / "images")
     soft = None
     if settings.objective in ("experts", "both"):
         soft = soft_labels(base, expert, examples, encoder, rows, work)

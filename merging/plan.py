@@ -59,7 +59,8 @@ class Plan:
         peak: All of these together, in the memory of whatever computes.
         staging: Host memory on top of it, where an accelerator computes: pinned buffers, and the
             task vectors if they are resident.
-        disk: Files in the work folder: the task vectors of every group, and of none twice.
+        disk: The task vectors of every group, and of none twice, in the work folder; encoded images
+            and the experts' own answers come on top.
         residence: Where each of them is: "host", "accelerator" or "file".
     """
 

@@ -174,6 +174,17 @@ class Encoder:
             indices = order[start : start + size]
             yield indices, self.collate([rows[i] for i in indices])
 
+    def encoded_batches(
+        self, inputs: Sequence[Any]
+    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """`batches` of inputs; of images no more than one batch is encoded at a time."""
+        if self.kind != "image-classifier":
+            yield from self.batches(self.encode(inputs))
+            return
+        for start in range(0, len(inputs), BATCH):
+            some = inputs[start : start + BATCH]
+            yield list(range(start, start + len(some))), self.collate(self.encode(some))
+
 
 @torch.inference_mode()
 def class_scores(
@@ -181,7 +192,7 @@ def class_scores(
 ) -> Tensor:
     """Class logits of every input, fp32 [inputs, classes], in the inputs' order."""
     scores = torch.empty(len(inputs), model.config.num_labels)
-    for indices, batch in encoder.batches(encoder.encode(inputs)):
+    for indices, batch in encoder.encoded_batches(inputs):
         logits = model(**{name: t.to(device) for name, t in batch.items()}).logits
         scores[indices] = logits.float().cpu()
     return scores
@@ -194,7 +205,7 @@ def generate(
     """The greedy answer to every input, in the inputs' order."""
     answers = [""] * len(inputs)
     tokenizer = encoder.processor
-    for indices, batch in encoder.batches(encoder.encode(inputs)):
+    for indices, batch in encoder.encoded_batches(inputs):
         batch = {name: t.to(device) for name, t in batch.items()}
         tokens = model.generate(
             **batch,
