@@ -33,15 +33,17 @@ from merging.baselines import ALL_METHODS
 from merging.settings import MergeSettings
 
 DEFAULT = MergeSettings()
+SHORT = DEFAULT.tensor_steps  # a third of the steps, after which rows begin
 PAPER = MergeSettings(
     objective="labels",
     granularity="tensor",
     tanh=True,
     balanced=False,
     calibration_size=128,
-    steps=40,
+    steps=SHORT,
 )
-TENSOR = DEFAULT.model_copy(update={"granularity": "tensor", "steps": 40})
+TENSOR = DEFAULT.model_copy(update={"granularity": "tensor", "steps": SHORT})
+LONG = DEFAULT.model_copy(update={"granularity": "tensor"})
 ROW = DEFAULT.model_copy(update={"granularity": "row"})
 BOTH = {"tensor": TENSOR, "row": ROW}
 Measure = Callable[[Laboratory], Result]
@@ -89,7 +91,11 @@ def compare_learned(laboratories: Sequence[Laboratory]) -> None:
         balanced = PAPER.model_copy(update={"balanced": True, "calibration_size": size})
         for name, changes in variants.items():
             table.learned(f"balanced, {size}: {name}", balanced.model_copy(update=changes))
-    for name, settings in BOTH.items():
+    for name, settings in {
+        "tensor": TENSOR,
+        f"tensor, {LONG.steps} steps": LONG,
+        "row": ROW,
+    }.items():
         table.learned(f"without tanh, balanced, 400: {name}, both", settings)
 
 
@@ -108,7 +114,7 @@ def compare_choices(laboratories: Sequence[Laboratory]) -> None:
         "Iso-C before learning": {"preprocess": "iso-c", "initial": 1.0},
         "entropy (AdaMerging)": {"objective": "entropy"},
         "one number per expert": {"granularity": "model"},
-        "120 steps": {"steps": 120},
+        f"{LONG.steps} steps": {"steps": LONG.steps},
         "learning rate 0.2": {"learning_rate": 0.2},
         "int8 task vectors": {"storage": "int8"},
     }
