@@ -32,7 +32,8 @@ def judge(
         attempts: Rungs of the ladder that share the gate examples.
     """
     champion = build.deployed.directory / "model" if build.deployed else None
-    checks = list(check_weights(build.base.directory, merged / "model", champion))
+    kind = build.family.kind
+    checks = list(check_weights(build.base.directory, merged / "model", champion, kind))
     if champion is not None:
         checks.append(_check_latency(queue, build, merged / "model", champion))
     report = decide(queue.family.gate, scores, attempts=attempts, checks=checks)

@@ -70,7 +70,8 @@ def check_rules(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Contra
 def _validate(
     name: str, table: pd.DataFrame, expectations: Sequence[Expectation]
 ) -> dict[str, Any]:
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    for logger in ("great_expectations", "great_expectations.data_context.types.base"):
+        logging.getLogger(logger).setLevel(logging.ERROR)  # the second has a level of its own
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("merge-queue").add_dataframe_asset(name)

@@ -9,20 +9,25 @@ from pathlib import Path
 import torch
 
 from merging.checkpoint import Checkpoint
+from merging.deltas import backbone_names
+from merging.examples import ModelKind
 from merging.gate.report import Check
 
 _AGAIN = "Build the candidate again."
 
 
-def check_weights(base: Path, candidate: Path, champion: Path | None) -> tuple[Check, ...]:
+def check_weights(
+    base: Path, candidate: Path, champion: Path | None, kind: ModelKind
+) -> tuple[Check, ...]:
     """Whether a merged backbone has the base's tensors, all finite, and is not the champion again.
 
     Args:
         base: Checkpoint directory of the base.
         candidate, champion: Directories of merged backbones; no champion: nothing is deployed.
+        kind: Of the models.
     """
     ours, theirs = Checkpoint.open(candidate), Checkpoint.open(base)
-    expected = {name: theirs.tensors[name].shape for name in theirs.tensors.keys() - theirs.head}
+    expected = {name: theirs.tensors[name].shape for name in backbone_names(theirs, kind)}
     found = {name: info.shape for name, info in ours.tensors.items()}
     different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
     broken = [name for name in found if not bool(torch.isfinite(ours.read(name)).all())]

@@ -45,6 +45,7 @@ from merging.deltas import backbone_names
 from merging.evaluate import evaluate
 from merging.examples import ModelKind
 from merging.experts import open_expert, read_head
+from merging.gate.artifact import check_weights
 from merging.learn import learn_coefficients
 from merging.materialise import materialise, verify
 from merging.preflight import check_expert
@@ -196,6 +197,8 @@ def test_every_kind_goes_the_whole_way(
     assert {n: (i.shape, i.dtype) for n, i in original.tensors.items()} == {
         n: (i.shape, i.dtype) for n, i in merged.tensors.items()
     }
+    checks = check_weights(base, out / "model", None, made.kind)
+    assert [check.verdict for check in checks] == ["passed", "passed"]
     loaded = made.loader.from_pretrained(out / "model")
     assert all(bool(torch.isfinite(p).all()) for p in loaded.parameters())
     gate = experts[0].split.gate

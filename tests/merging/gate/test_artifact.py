@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from merging.gate.artifact import check_latency, check_weights
 
+KIND = "text-classifier"
 CONFIG = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 4}
 
 
@@ -35,27 +36,27 @@ def verdicts(checks):
 
 def test_a_sound_model_passes(write):
     merged = write("merged", **{"a.weight": torch.zeros(2, 3)})
-    assert verdicts(check_weights(write("base"), merged, write("champion"))) == ["passed"] * 3
-    assert len(check_weights(write("base2"), merged, None)) == 2
+    assert verdicts(check_weights(write("base"), merged, write("champion"), KIND)) == ["passed"] * 3
+    assert len(check_weights(write("base2"), merged, None, KIND)) == 2
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_fail(write, bad):
     merged = write("merged", **{"b.bias": torch.tensor([1.0, bad, 1.0])})
-    shape, finite = check_weights(write("base"), merged, None)
+    shape, finite = check_weights(write("base"), merged, None, KIND)
     assert (shape.verdict, finite.verdict) == ("passed", "failed")
     assert "b.bias" in finite.sentence
 
 
 @pytest.mark.parametrize("changes", [{"b.bias": torch.ones(4)}, {"c.bias": torch.ones(3)}])
 def test_other_tensors_than_the_bases_fail(write, changes):
-    shape, _ = check_weights(write("base"), write("merged", **changes), None)
+    shape, _ = check_weights(write("base"), write("merged", **changes), None, KIND)
     assert shape.verdict == "failed"
     assert next(iter(changes)) in shape.sentence
 
 
 def test_the_champion_once_more_fails(write):
-    *_, differs = check_weights(write("base"), write("merged"), write("champion"))
+    *_, differs = check_weights(write("base"), write("merged"), write("champion"), KIND)
     assert differs.verdict == "failed"
 
 
