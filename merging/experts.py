@@ -75,8 +75,8 @@ def read_head(task: str, directory: Path, kind: ModelKind) -> Head:
             classifier without label names, or one that does not give just one of them.
     """
     config = read_config(directory)
-    if kind == "generator":
-        return Head(task, config)
+    if kind == "generator":  # BART's configuration, for one, has label names all the same
+        return Head(task, {k: v for k, v in config.items() if k not in ("id2label", "label2id")})
     if is_adapter(directory):
         prefix = backbone_prefix(directory, parsed_config(directory, config))
         tensors = {

@@ -184,6 +184,7 @@ def test_every_kind_goes_the_whole_way(
         save_expert(model.to(dtype), directory, TABLES[made.kind](number))
         assert check_expert(base, directory, made.kind) == ()
         experts.append(open_expert(f"task-{number}", directory, made.kind))
+        assert bool(experts[-1].split.gate.labels) == (made.kind != "generator")
     settings = MergeSettings(steps=8, batch_size=64, learning_rate=0.05)
     learned = learn_coefficients(
         base, experts, made.kind, settings, work=tmp_path / "work", device=CPU
