@@ -200,7 +200,8 @@ class GroupMerge:
             elif self.start and unit.tasks[0] in self.start.tasks and name in self.start.values:
                 columns.append(self.start.column(unit.tasks[0])[name])
             else:
-                columns.append(torch.tensor(self.settings.initial))
+                alone = len(self.experts) == 1  # and then 1 makes it what it is
+                columns.append(torch.tensor(1.0 if alone else self.settings.initial))
         return torch.stack(torch.broadcast_tensors(*columns)).clone()
 
     def _combined(self, group: Sequence[Unit], outer: Mapping[str, Tensor]) -> Unit:

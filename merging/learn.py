@@ -60,7 +60,7 @@ def learn_coefficients(
         kind: The kind of model.
         settings: How to learn.
         start: Coefficients to start from, by task name; experts without a column start from
-            `settings.initial`.
+            `settings.initial`, or from 1 where there is one expert only.
         frozen: Tasks whose columns stay exactly as in `start`; they are merged as one vector.
         heads: Heads to start from in place of the experts' own.
         work: Scratch folder for task vectors, soft labels and the state of the run.

@@ -26,7 +26,7 @@ class MergeSettings(BaseModel):
         tanh: Learn w with c = tanh(w), as in the paper; else c itself, which may pass 1.
         balanced: Divide each task's loss by what it is on the unmerged base, so that every task weighs
             as much as it has to gain; else losses are added as they are, as in the paper.
-        initial: The coefficient that a new expert starts from.
+        initial: The coefficient that a new expert starts from; one that is merged alone starts from 1.
         learning_rate: Of Adam, for w.
         steps: Steps of one micro-batch per task.
         batch_size: Examples per task and step.

@@ -31,6 +31,20 @@ def test_learning_lowers_the_loss_on_held_out_examples(
     assert min(looks) < looks[0]
 
 
+def test_an_expert_that_is_alone_starts_as_it_is(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    learned = learn_coefficients(
+        text_base,
+        text_experts[:1],
+        "text-classifier",
+        MergeSettings(steps=0),
+        work=tmp_path,
+        device=CPU,
+    )
+    assert all(bool((value == 1).all()) for value in learned.coefficients.values.values())
+
+
 def test_the_same_seed_gives_the_same_bits(
     text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
 ) -> None:
