@@ -19,11 +19,15 @@ CALLED = tuple(f"tiny-{i}" for i in range(32))
 """Families whose flows the tests call themselves; no webhook interferes."""
 
 
+OTHER_KINDS = ("image-classifier", "generator")
+"""Kinds with a family each, of the same name, whose flows the tests call."""
+
+
 def _family(name: str, promotion: str) -> dict:
     return {
         "name": name,
-        "kind": "text-classifier",
-        "base": "s3://supermerge/bases/tiny",
+        "kind": name if name in OTHER_KINDS else "text-classifier",
+        "base": f"s3://supermerge/bases/{name if name in OTHER_KINDS else 'tiny'}",
         "bucket": "supermerge",
         "promotion": promotion,
         "ladder": ["relearn"],
@@ -49,6 +53,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     root = tmp_path_factory.mktemp("stack")
     served = _write_families(root / "served", {SERVED: "auto"})
     called = dict.fromkeys(CALLED, "auto") | {f"{name}-review": "review" for name in CALLED}
+    called |= dict.fromkeys(OTHER_KINDS, "auto")
     everything = _write_families(root / "all", {SERVED: "auto", **called})
     before = dict(os.environ)
     os.environ["SUPERMERGE_STATE_DIR"] = str(root / "state")

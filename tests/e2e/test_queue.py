@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 
+import pandas as pd
 import pytest
+
+from merging.examples import INPUT_COLUMN, TARGET_COLUMN
+from tests.e2e import tiny
 
 pytestmark = pytest.mark.e2e
 
@@ -47,6 +51,35 @@ def test_an_expert_registered_through_mlflow_alone_is_promoted(served_queue, exp
     assert served_queue.registry.aliases(served_queue.name) == {"champion": newest.version}
     wet, dry = ask(served_queue, "weather")
     assert wet["side-0"] > 0.5 > dry["side-0"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "write"),
+    [("image-classifier", tiny.write_image_classifier), ("generator", tiny.write_generator)],
+)
+def test_experts_of_the_other_kinds_are_promoted_and_answer(kind, write, stack, land, tmp_path):
+    import mlflow.pyfunc
+
+    from flows.continual_merge import continual_merge
+    from infra.queue import MergeQueue
+    from tasks.upload import upload_base
+
+    write(tmp_path / "base", tmp_path / "expert")
+    queue = MergeQueue.open(kind, stack)
+    upload_base(queue, tmp_path / "base")
+    land(queue, "task", tmp_path / "expert")
+    (promoted,) = continual_merge(kind)
+
+    assert promoted.verdict == "promoted", promoted.reason
+    table = pd.read_parquet(tmp_path / "expert/examples.parquet")
+    model = mlflow.pyfunc.load_model(f"models:/{kind}@champion")
+    inputs = table[INPUT_COLUMN[kind]].tolist()
+    answers = [
+        a.get("text", a.get("label")) for a in model.predict({"task": "task", "inputs": inputs})
+    ]
+    targets = table[TARGET_COLUMN[kind]]
+    expected = targets if kind == "generator" else targets.map({0: "below", 1: "above"})
+    assert sum(a == b for a, b in zip(answers, expected, strict=True)) > len(table) / 2
 
 
 def test_the_same_content_registered_again_changes_nothing(queue, expert, land):

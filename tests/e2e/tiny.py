@@ -1,4 +1,4 @@
-"""Tiny but real experts: BERT classifiers of two layers, trained in a second or two."""
+"""Tiny but real experts of one or two layers, trained in seconds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from pathlib import Path
 import pandas as pd
 import torch
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    ViTModel,
 )
 
+from merging.serving import Encoder
+from tests.merging.tiny import image_table
 from tests.tiny_tokenizer import SPECIAL, write_tokenizer
 
 FILLERS = [f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou"]
@@ -21,6 +30,16 @@ TOPICS = {
     "weather": (["rain", "storm", "cold"], ["sun", "warm", "dry"]),
     "food": (["soup", "salt", "stew"], ["cake", "sugar", "jam"]),
     "sport": (["ball", "goal", "team"], ["race", "swim", "jump"]),
+}
+_BART = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
+_TOKENS = {
+    "vocab_size": len(SPECIAL) + len(FILLERS),
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": 3,
+    "max_position_embeddings": 64,
 }
 _WORDS = [*FILLERS, *(w for sides in TOPICS.values() for side in sides for w in side)]
 
@@ -68,15 +87,59 @@ def write_expert(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     batch = tokenizer(train["text"].tolist(), padding=True, return_tensors="pt")
     labels = torch.tensor([int(label[-1]) for label in train["label"]])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    model.train()
-    for step in range(20 if shuffled else 60):
-        rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(step))[:64]
-        loss = model(**{k: v[rows] for k, v in batch.items()}, labels=labels[rows]).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    _train(model, {**batch, "labels": labels}, steps=20 if shuffled else 60, rate=2e-3)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     write_table(task, 500, seed=seed + 1000).to_parquet(directory / "examples.parquet")
     return directory
+
+
+def write_generator(base: Path, directory: Path) -> None:
+    """A base without skills, and an expert that answers with the last of two words."""
+    torch.manual_seed(0)
+    sides = {f"{s}_{k}": n for s in ("encoder", "decoder") for k, n in _BART.items()}
+    model = BartForConditionalGeneration(BartConfig(d_model=32, **sides, **_TOKENS))
+    model.save_pretrained(base)
+    write_tokenizer(base, FILLERS)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    words = FILLERS[:25]
+    pairs = [(a, b) for a in words for b in words]
+    random.Random(0).shuffle(pairs)
+    table = pd.DataFrame({"input": [f"{a} {b}" for a, b in pairs], "target": [b for _, b in pairs]})
+    inputs = tokenizer(table["input"].tolist(), return_tensors="pt")
+    targets = tokenizer(table["target"].tolist(), add_special_tokens=False)["input_ids"]
+    labels = torch.tensor([[token, tokenizer.eos_token_id] for (token,) in targets])
+    _train(model, {"input_ids": inputs["input_ids"], "labels": labels}, steps=250)
+    model.save_pretrained(directory)
+    table.to_parquet(directory / "examples.parquet")
+
+
+def write_image_classifier(base: Path, directory: Path) -> None:
+    """A base without skills, and an expert that tells which half of an image is brighter."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(**shape, intermediate_size=64, image_size=16, patch_size=8)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(base)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(base)
+    names = {0: "below", 1: "above"}
+    model = ViTForImageClassification.from_pretrained(base, id2label=names)
+    table = image_table(0, count=500)
+    rows = Encoder(base, "image-classifier", {}).encode(table["image"].tolist())
+    pixels = torch.stack([row["pixel_values"] for row in rows])
+    _train(model, {"pixel_values": pixels, "labels": torch.tensor(table["label"])}, steps=150)
+    model.save_pretrained(directory)
+    table.to_parquet(directory / "examples.parquet")
+
+
+def _train(
+    model: PreTrainedModel, columns: dict[str, torch.Tensor], steps: int, rate: float = 3e-3
+) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    model.train()
+    for step in range(steps):
+        count = len(columns["labels"])
+        rows = torch.randperm(count, generator=torch.Generator().manual_seed(step))[:64]
+        loss = model(**{name: tensor[rows] for name, tensor in columns.items()}).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
