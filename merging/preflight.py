@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,26 @@ IMAGE_KEYS = (
     *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
 )
 LARGEST_CHANGE = 10.0  # ‖τ‖ / ‖θp‖ over all tensors beyond which it is no fine-tuning of this base
+
+
+def check_base(files: Collection[str], kind: ModelKind, where: str) -> None:
+    """Whether a base's files are a checkpoint that can read inputs, by their names alone.
+
+    Without vocabulary transformers would make up a tokenizer that knows no word, and say nothing.
+
+    Raises:
+        InvalidInput: Weights, configuration, or tokenizer or image processor are missing.
+    """
+    readers = (PREPROCESSOR,) if kind == "image-classifier" else TOKENIZER_FILES
+    has_weights = any(name.endswith(".safetensors") for name in files)
+    if "config.json" not in files or not has_weights or not set(readers).intersection(files):
+        raise InvalidInput(
+            where=where,
+            expected=f"a checkpoint: config.json, safetensors, and one of {', '.join(readers)}",
+            found=", ".join(sorted(files)) or "nothing of the kind",
+            remedy="Give the folder that `save_pretrained` of the model and of its tokenizer or image "
+            "processor wrote.",
+        )
 
 
 def check_expert(base: Path, expert: Path, kind: ModelKind) -> tuple[Mismatch, ...]:

@@ -14,15 +14,20 @@ from infra.registry import ExpertVersion
 from infra.store import S3Uri
 from merging.errors import Corrupt, InvalidInput
 from merging.experts import open_expert
+from merging.preflight import check_base
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Deployed, Member, Pulled
 
 
 @task(**SIDE_EFFECT)
 def pull_base(queue: MergeQueue) -> Base:
-    """Pulls the base checkpoint of the family."""
+    """Pulls the base checkpoint of the family.
+
+    Raises:
+        InvalidInput: There is none, or no whole one; nothing was downloaded.
+    """
     uri = queue.family.base_uri
-    objects = queue.store.list(uri)
+    objects = [item for item in queue.store.list(uri) if is_wanted(item.path)]
     if not objects:
         raise InvalidInput(
             where=f"base of family {queue.name!r}",
@@ -30,7 +35,8 @@ def pull_base(queue: MergeQueue) -> Base:
             found="nothing",
             remedy="Upload the base with `supermerge upload-base`, or correct the family file.",
         )
-    directory, files = queue.cache.pull(item for item in objects if is_wanted(item.path))
+    check_base([item.path for item in objects], queue.family.kind, str(uri))
+    directory, files = queue.cache.pull(objects)
     return Base(directory, sha256_tree(files))
 
 

@@ -11,7 +11,7 @@ from infra.layout import is_wanted
 from infra.names import check_task
 from infra.queue import MergeQueue
 from infra.registry import ExpertVersion
-from merging.errors import InvalidInput
+from merging.preflight import check_base
 from tasks.preflight import open_checked
 from tasks.pull import pull_base
 
@@ -48,15 +48,13 @@ def register_expert(
 
 
 def upload_base(queue: MergeQueue, directory: Path) -> None:
-    """Uploads the base checkpoint of a family."""
+    """Uploads the base checkpoint of a family.
+
+    Raises:
+        InvalidInput: It is no whole checkpoint; nothing was uploaded.
+    """
     paths = _wanted(directory)
-    if "config.json" not in paths or not any(path.endswith(".safetensors") for path in paths):
-        raise InvalidInput(
-            where=str(directory),
-            expected="a checkpoint with config.json and safetensors",
-            found=", ".join(paths) or "nothing of the kind",
-            remedy="Give the folder that `save_pretrained` wrote.",
-        )
+    check_base(paths, queue.family.kind, str(directory))
     for path in paths:
         queue.store.upload(directory / path, queue.family.base_uri / path)
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merging.preflight import check_expert
+from merging.errors import InvalidInput
+from merging.examples import ModelKind
+from merging.preflight import check_base, check_expert
 
 KIND = "text-classifier"
 Copy = Callable[[Path], Path]
@@ -128,3 +130,19 @@ def test_another_tokenizer_is_refused(
     content["model"]["vocab"]["zzz"] = 3
     (expert / "tokenizer.json").write_text(json.dumps(content))
     assert [m.tensor for m in check_expert(text_base, expert, KIND)] == ["tokenizer"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [
+        ("text-classifier", "tokenizer.json"),
+        ("image-classifier", "preprocessor_config.json"),
+        ("generator", "model.safetensors"),
+        ("generator", "config.json"),
+    ],
+)
+def test_a_base_that_is_not_whole_is_refused_by_its_files(kind: ModelKind, missing: str) -> None:
+    whole = {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"}
+    check_base(whole, kind, "s3://bucket/base")
+    with pytest.raises(InvalidInput, match="s3://bucket/base: expected a checkpoint"):
+        check_base(whole - {missing}, kind, "s3://bucket/base")
