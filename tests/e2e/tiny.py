@@ -22,10 +22,9 @@ from transformers import (
 )
 
 from merging.serving import Encoder
-from tests.merging.tiny import image_table
+from tests.merging.tiny import WORDS, image_table
 from tests.tiny_tokenizer import SPECIAL, write_tokenizer
 
-FILLERS = [f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou"]
 TOPICS = {
     "weather": (["rain", "storm", "cold"], ["sun", "warm", "dry"]),
     "food": (["soup", "salt", "stew"], ["cake", "sugar", "jam"]),
@@ -33,7 +32,7 @@ TOPICS = {
 }
 _BART = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
 _TOKENS = {
-    "vocab_size": len(SPECIAL) + len(FILLERS),
+    "vocab_size": len(SPECIAL) + len(WORDS),
     "pad_token_id": 0,
     "bos_token_id": 2,
     "eos_token_id": 3,
@@ -41,7 +40,7 @@ _TOKENS = {
     "forced_eos_token_id": 3,
     "max_position_embeddings": 64,
 }
-_WORDS = [*FILLERS, *(w for sides in TOPICS.values() for side in sides for w in side)]
+_WORDS = [*WORDS, *(w for sides in TOPICS.values() for side in sides for w in side)]
 
 
 def write_base(directory: Path) -> Path:
@@ -66,7 +65,7 @@ def write_table(task: str, rows: int, seed: int) -> pd.DataFrame:
     texts = {}
     while len(texts) < rows:
         side = rng.randrange(2)
-        words = rng.choices(FILLERS, k=rng.randint(3, 6)) + rng.choices(TOPICS[task][side], k=2)
+        words = rng.choices(WORDS, k=rng.randint(3, 6)) + rng.choices(TOPICS[task][side], k=2)
         rng.shuffle(words)
         texts[" ".join(words)] = f"side-{side}"
     return pd.DataFrame({"text": list(texts), "label": list(texts.values())})
@@ -100,9 +99,9 @@ def write_generator(base: Path, directory: Path) -> None:
     sides = {f"{s}_{k}": n for s in ("encoder", "decoder") for k, n in _BART.items()}
     model = BartForConditionalGeneration(BartConfig(d_model=32, **sides, **_TOKENS))
     model.save_pretrained(base)
-    write_tokenizer(base, FILLERS)
+    write_tokenizer(base, WORDS)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
-    words = FILLERS[:25]
+    words = WORDS[:25]
     pairs = [(a, b) for a in words for b in words]
     random.Random(0).shuffle(pairs)
     table = pd.DataFrame({"input": [f"{a} {b}" for a, b in pairs], "target": [b for _, b in pairs]})
