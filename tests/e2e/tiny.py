@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from transformers import (
-    BartConfig,
     BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
@@ -22,23 +21,13 @@ from transformers import (
 )
 
 from merging.serving import Encoder
-from tests.merging.tiny import WORDS, image_table
+from tests.merging.tiny import WORDS, bart_config, image_table
 from tests.tiny_tokenizer import SPECIAL, write_tokenizer
 
 TOPICS = {
     "weather": (["rain", "storm", "cold"], ["sun", "warm", "dry"]),
     "food": (["soup", "salt", "stew"], ["cake", "sugar", "jam"]),
     "sport": (["ball", "goal", "team"], ["race", "swim", "jump"]),
-}
-_BART = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
-_TOKENS = {
-    "vocab_size": len(SPECIAL) + len(WORDS),
-    "pad_token_id": 0,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
-    "decoder_start_token_id": 2,
-    "forced_eos_token_id": 3,
-    "max_position_embeddings": 64,
 }
 _WORDS = [*WORDS, *(w for sides in TOPICS.values() for side in sides for w in side)]
 
@@ -96,8 +85,7 @@ def write_expert(
 def write_generator(base: Path, directory: Path) -> None:
     """A base without skills, and an expert that answers with the last of two words."""
     torch.manual_seed(0)
-    sides = {f"{s}_{k}": n for s in ("encoder", "decoder") for k, n in _BART.items()}
-    model = BartForConditionalGeneration(BartConfig(d_model=32, **sides, **_TOKENS))
+    model = BartForConditionalGeneration(bart_config(width=32))
     model.save_pretrained(base)
     write_tokenizer(base, WORDS)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)

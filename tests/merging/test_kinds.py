@@ -13,7 +13,6 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    BartConfig,
     BartForConditionalGeneration,
     DeiTConfig,
     DeiTForImageClassification,
@@ -53,6 +52,7 @@ from merging.settings import MergeSettings
 from merging.taskmodels import TaskModels
 from tests.merging.tiny import (
     WORDS,
+    bart_config,
     generation_table,
     image_table,
     moved,
@@ -66,7 +66,6 @@ VOCABULARY = len(SPECIAL) + len(WORDS)
 TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 0}
 LABELS = {"id2label": {0: "dark", 1: "bright", 2: "grey"}, "num_labels": 3}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-BART = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
 VIT = {**SMALL, "intermediate_size": 32, "image_size": 16, "patch_size": 8}
 
 
@@ -115,8 +114,7 @@ def t5() -> Case:
 
 
 def bart() -> Case:  # its positions are looked up two rows behind where its input says
-    sizes = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in BART.items()}
-    config = BartConfig(d_model=16, vocab_size=VOCABULARY, forced_eos_token_id=3, **sizes, **TOKENS)
+    config = bart_config(width=16)
     base = BartForConditionalGeneration(config)
     experts = [_copy(BartForConditionalGeneration, config, base, i) for i in range(2)]
     return Case("generator", base, experts, AutoModelForSeq2SeqLM)

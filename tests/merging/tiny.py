@@ -9,7 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import (
+    BartConfig,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+)
 
 from tests.tiny_tokenizer import SPECIAL
 
@@ -26,6 +31,22 @@ def bert_config(**changes: object) -> BertConfig:
         "max_position_embeddings": 32,
     }
     return BertConfig(**{**values, **changes})
+
+
+def bart_config(width: int) -> BartConfig:
+    """One layer on either side; answers end with the token that ends targets."""
+    sizes = {"layers": 1, "attention_heads": 2, "ffn_dim": 2 * width}
+    return BartConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        d_model=width,
+        **{f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in sizes.items()},
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        decoder_start_token_id=2,
+        forced_eos_token_id=3,
+    )
 
 
 def text_table(seed: int, count: int = 80, classes: int = 3) -> pd.DataFrame:
