@@ -115,6 +115,7 @@ def compare_choices(laboratories: Sequence[Laboratory]) -> None:
         "entropy (AdaMerging)": {"objective": "entropy"},
         "one number per expert": {"granularity": "model"},
         f"{LONG.steps} steps": {"steps": LONG.steps},
+        f"TSV-M, {LONG.steps} steps": {"preprocess": "tsv-m", "initial": 1.0, "steps": LONG.steps},
         "learning rate 0.2": {"learning_rate": 0.2},
         "int8 task vectors": {"storage": "int8"},
     }

@@ -179,8 +179,8 @@ class GroupMerge:
                 tanh=settings.tanh,
                 learning_rate=settings.learning_rate,
                 rows=self.base.tensors[name].shape[0] if by_row and name in row_names else 0,
-                row_learning_rate=settings.row_learning_rate if by_row else 0.0,
-                row_decay=settings.row_decay if by_row else 0.0,
+                row_learning_rate=settings.row_learning_rate,
+                row_decay=settings.row_decay,
                 fixed=fixed,
             )
             for name in self.names

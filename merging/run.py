@@ -175,9 +175,10 @@ class LearningRun:
         }
 
     def _set_rows(self, step: int) -> None:
-        """Rows get numbers of their own only once their tensors have learned theirs."""
+        """Rows learn numbers of their own only once their tensors have learned theirs."""
         for weights in self.merge.weights.values():
-            weights.by_row |= weights.own is not None and step > self.settings.tensor_steps
+            if weights.own is not None and step > self.settings.tensor_steps:
+                weights.by_row = weights.rows_learn = True
 
     def _look(self, record: StepRecord, progress: Progress | None) -> None:
         """Keeps the state if it does better on the held-out examples than the best one so far."""

@@ -41,12 +41,13 @@ class Adam:
 class TensorWeights:
     """The coefficients of one tensor, c = tanh(w) or c = w, with w fp32 on the CPU.
 
-    By rows w[i, r] = shared[i] + own[i, r]: a tensor's rows start together, and each step draws them
-    back to what they share by `row_decay`, so that rows with little evidence stay with their tensor.
+    By rows w[i, r] = shared[i] + own[i, r]: a tensor's rows start together, or as they were learned
+    before, and move together until `rows_learn`. Each step then draws them back to what they share by
+    `row_decay`, so that rows with little evidence stay with their tensor.
 
     Args:
         start: Coefficients, [experts] or [experts, rows].
-        rows: Rows to give a coefficient of their own once `by_row` is set; 0 for none.
+        rows: Rows to give a coefficient of their own once they learn; 0 for none.
         fixed: Column whose coefficients stay exactly as they start.
     """
 
@@ -73,6 +74,7 @@ class TensorWeights:
         if rows or w.ndim == 2:
             self.own = w - self.shared[:, None] if w.ndim == 2 else w.new_zeros(len(w), rows)
         self.by_row = w.ndim == 2
+        self.rows_learn = False
         self._adam = Adam(self.shared)
         self._row_adam = None if self.own is None else Adam(self.own)
 
@@ -94,8 +96,9 @@ class TensorWeights:
         gradient = inner * (1 - self._w().tanh().square_()) if self.tanh else inner
         if self.by_row:
             assert self.own is not None and self._row_adam is not None
-            self._row_adam.step(self.own, gradient, step, self.row_learning_rate)
-            self.own.mul_(1 - self.row_decay)
+            if self.rows_learn:
+                self._row_adam.step(self.own, gradient, step, self.row_learning_rate)
+                self.own.mul_(1 - self.row_decay)
             gradient = gradient.sum(1)
         self._adam.step(self.shared, gradient, step, self.learning_rate)
 

@@ -141,6 +141,34 @@ def test_frozen_columns_stay_and_new_ones_are_learned(
     assert any(abs(float(v[2].mean()) - FAST.initial) > 1e-3 for v in learned.values.values())
 
 
+def test_rows_of_a_start_keep_still_until_rows_learn(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    base = Checkpoint.open(text_base)
+    name = "encoder.layer.0.intermediate.dense.weight"
+    start = Coefficients.constant([e.task for e in text_experts], list(base.tensors), 0.3)
+    rows = torch.linspace(0.1, 0.5, base.tensors[name].shape[0])
+    start.values[name] = rows.repeat(len(text_experts), 1)
+
+    def spread(row_share: float) -> torch.Tensor:
+        settings = FAST.model_copy(update={"holdout": 0, "row_share": row_share})
+        learned = learn_coefficients(
+            text_base,
+            text_experts,
+            "text-classifier",
+            settings,
+            start=start,
+            work=tmp_path,
+            device=CPU,
+        ).coefficients.values[name]
+        assert abs(float(learned.mean()) - 0.3) > 1e-3
+        return learned - learned.mean(1, keepdim=True)
+
+    still = (rows - rows.mean()).expand(len(text_experts), -1)
+    torch.testing.assert_close(spread(row_share=0), still)
+    assert not torch.allclose(spread(row_share=0.5), still, atol=1e-3)
+
+
 def test_a_task_twice_is_refused(
     text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
 ) -> None:
