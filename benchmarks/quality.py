@@ -102,12 +102,13 @@ def compare_learned(laboratories: Sequence[Laboratory]) -> None:
 def compare_choices(laboratories: Sequence[Laboratory]) -> None:
     """Single settings changed; first seed."""
     table = Table("Other choices, one at a time", laboratories[:1])
+    tsv_m: dict[str, Any] = {"preprocess": "tsv-m", "initial": 1.0}
     changed: dict[str, dict[str, Any]] = {
         "as it is": {},
         "with tanh": {"tanh": True},
         "labels alone": {"objective": "labels"},
         "soft labels alone": {"objective": "experts"},
-        "TSV-M before learning": {"preprocess": "tsv-m", "initial": 1.0},
+        "TSV-M before learning": tsv_m,
         "heads tuned along": {"tune_heads": True},
     }
     per_tensor: dict[str, dict[str, Any]] = {
@@ -115,7 +116,7 @@ def compare_choices(laboratories: Sequence[Laboratory]) -> None:
         "entropy (AdaMerging)": {"objective": "entropy"},
         "one number per expert": {"granularity": "model"},
         f"{LONG.steps} steps": {"steps": LONG.steps},
-        f"TSV-M, {LONG.steps} steps": {"preprocess": "tsv-m", "initial": 1.0, "steps": LONG.steps},
+        f"TSV-M, {LONG.steps} steps": {**tsv_m, "steps": LONG.steps},
         "learning rate 0.2": {"learning_rate": 0.2},
         "int8 task vectors": {"storage": "int8"},
     }

@@ -177,8 +177,7 @@ class LearningRun:
     def _set_rows(self, step: int) -> None:
         """Rows learn numbers of their own only once their tensors have learned theirs."""
         for weights in self.merge.weights.values():
-            if weights.own is not None and step > self.settings.tensor_steps:
-                weights.by_row = weights.rows_learn = True
+            weights.rows_learn = weights.own is not None and step > self.settings.tensor_steps
 
     def _look(self, record: StepRecord, progress: Progress | None) -> None:
         """Keeps the state if it does better on the held-out examples than the best one so far."""

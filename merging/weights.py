@@ -73,10 +73,14 @@ class TensorWeights:
         self.own: Tensor | None = None
         if rows or w.ndim == 2:
             self.own = w - self.shared[:, None] if w.ndim == 2 else w.new_zeros(len(w), rows)
-        self.by_row = w.ndim == 2
         self.rows_learn = False
         self._adam = Adam(self.shared)
         self._row_adam = None if self.own is None else Adam(self.own)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether a tensor's rows have, or may get, coefficients that differ."""
+        return self.rows_learn or self.start.ndim == 2
 
     def coefficients(self) -> Tensor:
         """Effective coefficients, [experts] or [experts, rows]."""
