@@ -31,6 +31,7 @@ format: install  ## rewrite the code in the project's style
 check: install  ## style, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 test: install  ## every test, against real servers on loopback

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.laboratory import CPU, Laboratory
 from infra.demo.tasks import TASKS
 from infra.demo.train import Recipe
-from merging.calibration import batch_indices, calibration_sets
-from merging.checkpoint import Checkpoint
-from merging.deltas import mergeable_names
+from merging.experts.checkpoint import Checkpoint
+from merging.learning.calibration import batch_indices, calibration_sets
+from merging.learning.taskmodels import TaskModels
 from merging.settings import MergeSettings
-from merging.taskmodels import TaskModels
+from merging.vectors.deltas import mergeable_names
 
 
 @dataclass(frozen=True)

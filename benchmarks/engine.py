@@ -25,8 +25,8 @@ import torch
 from benchmarks.peak import memory
 from benchmarks.synthetic import KIND, Bench, Row, autograd_step, ratio
 from infra.demo.backbones import build_base
-from merging.coefficients import Coefficients
-from merging.materialise import materialise
+from merging.models.coefficients import Coefficients
+from merging.models.materialise import materialise
 
 LARGE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE |= {"intermediate_size": 3072}  # BERT base: 109 M parameters

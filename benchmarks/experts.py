@@ -20,9 +20,9 @@ import torch
 from infra.demo.backbones import build_base, build_image_base
 from infra.demo.tasks import TASKS
 from infra.demo.train import Recipe, train_expert
-from merging.evaluate import evaluate
-from merging.examples import ModelKind
-from merging.experts import Expert, open_expert
+from merging.experts.examples import ModelKind
+from merging.experts.expert import Expert, open_expert
+from merging.models.evaluate import evaluate
 
 # In the order in which they arrive.
 NAMES: dict[ModelKind, tuple[str, ...]] = {

@@ -19,14 +19,14 @@ import numpy as np
 
 from merging.gate import GatePolicy
 from merging.gate.comparison import compare
-from merging.outcomes import Outcomes
-from merging.statistics import (
+from merging.gate.statistics import (
     Floats,
     examples_needed,
     fewest_examples,
     quantile,
     tango_statistic,
 )
+from merging.models.outcomes import Outcomes
 
 POLICY = GatePolicy()
 DISAGREEMENT = 0.08  # share of examples on which candidate and deployed model differ

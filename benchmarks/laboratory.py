@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.experts import Bench
-from merging.baselines import UNSCALED, baseline, choose_scale, write_baseline
-from merging.coefficients import Coefficients
-from merging.evaluate import evaluate
-from merging.experts import Expert
-from merging.heads import Head
-from merging.learn import Learned, learn_coefficients
-from merging.materialise import materialise
+from merging.baselines.baseline import UNSCALED, baseline, choose_scale, write_baseline
+from merging.experts.expert import Expert
+from merging.experts.heads import Head
+from merging.learning.learn import Learned, learn_coefficients
+from merging.models.coefficients import Coefficients
+from merging.models.evaluate import evaluate
+from merging.models.materialise import materialise
 from merging.settings import MergeSettings
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.synthetic import BATCH, CPU, KIND, TOKENS, Bench, Row, autograd_step
-from merging.plan import Memory, make_plan
+from merging.learning.plan import Memory, make_plan
 from merging.settings import MergeSettings
 
 TASKS = 8  # micro-batches of a streamed step; the forms it is compared with hold those of one task

@@ -29,7 +29,7 @@ from benchmarks.cost import costs
 from benchmarks.experts import NAMES, given_bench, load_bench
 from benchmarks.laboratory import Laboratory, Result
 from benchmarks.transfer import out_of_domain
-from merging.baselines import ALL_METHODS
+from merging.baselines.baseline import ALL_METHODS
 from merging.settings import MergeSettings
 
 DEFAULT = MergeSettings()

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from merging.checkpoint import Checkpoint
-from merging.deltas import backbone_names
-from merging.examples import Examples, Split
-from merging.experts import Expert
-from merging.heads import Head
-from merging.objectives import objective_loss
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.examples import Examples, Split
+from merging.experts.expert import Expert
+from merging.experts.heads import Head
+from merging.learning.objectives import objective_loss
+from merging.learning.stream import StreamedMerge
+from merging.learning.taskmodels import TaskModels
+from merging.learning.weights import TensorWeights
 from merging.safefile import save_tensors
-from merging.stream import StreamedMerge
-from merging.taskmodels import TaskModels
-from merging.vectors import TaskVectors, build_vectors
-from merging.weights import TensorWeights
+from merging.vectors.deltas import backbone_names
+from merging.vectors.mapped import TaskVectors, build_vectors
 
 KIND = "text-classifier"
 CPU = torch.device("cpu")

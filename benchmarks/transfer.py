@@ -20,7 +20,7 @@ from transformers import AutoModel
 
 from benchmarks.laboratory import Laboratory, Result
 from infra.demo.tasks import TASKS
-from merging.examples import ModelKind
+from merging.experts.examples import ModelKind
 from merging.serving import Encoder
 from merging.settings import MergeSettings
 

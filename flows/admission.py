@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flows.delivery import Outcome, bounce
 from flows.ladder import acceptable, rungs_to_climb
 from infra.queue import MergeQueue
-from infra.registry import ExpertVersion
+from infra.registry.registry import ExpertVersion
 from merging.errors import IncompatibleExpert, InvalidInput, MergeQueueError, Refused
 from merging.gate import judge_expert
 from tasks.evaluate import score_expert

@@ -8,9 +8,9 @@ from typing import Literal
 from prefect import get_run_logger
 
 from infra.notify import Notice
-from infra.promotions import Promotion
 from infra.queue import MergeQueue
-from infra.registry import MergedVersion
+from infra.registry.registry import MergedVersion
+from infra.storage.promotions import Promotion
 from merging.errors import Refused
 from tasks.notify import notify
 from tasks.promote import check_health, commit

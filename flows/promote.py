@@ -11,9 +11,9 @@ from prefect import flow, get_run_logger
 
 from flows.delivery import promote_candidate
 from infra.flowrun import one_at_a_time
-from infra.manifest import Manifest
 from infra.queue import MergeQueue
-from infra.registry import MergedVersion
+from infra.registry.registry import MergedVersion
+from infra.storage.manifest import Manifest
 from merging.errors import Conflict, Corrupt, Refused
 from tasks.settle import repair_mirror, settle_expert
 

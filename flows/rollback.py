@@ -10,8 +10,8 @@ from prefect import flow
 
 from infra.flowrun import one_at_a_time
 from infra.notify import Notice
-from infra.promotions import Promotion, version_before
 from infra.queue import MergeQueue
+from infra.storage.promotions import Promotion, version_before
 from merging.errors import Corrupt, Refused
 from tasks.notify import notify
 from tasks.promote import check_health, commit

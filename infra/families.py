@@ -17,9 +17,9 @@ from pydantic import (
 )
 
 from infra.names import Name, check_family
-from infra.store import S3Uri
+from infra.storage.store import S3Uri
 from merging.errors import InvalidInput
-from merging.examples import ModelKind
+from merging.experts.examples import ModelKind
 from merging.gate import GatePolicy
 from merging.settings import MergeSettings
 

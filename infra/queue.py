@@ -7,12 +7,12 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from infra.cache import Cache
 from infra.families import Family, load_family
-from infra.promotions import PromotionLog
-from infra.registry import Registry
+from infra.registry.registry import Registry
 from infra.settings import Settings
-from infra.store import ObjectStore, S3Uri
+from infra.storage.cache import Cache
+from infra.storage.promotions import PromotionLog
+from infra.storage.store import ObjectStore, S3Uri
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor
 
-from merging.adapters import is_adapter
-from merging.checkpoint import Checkpoint, read_config
-from merging.deltas import (
+from merging.errors import InvalidInput, Mismatch
+from merging.experts.adapters import is_adapter
+from merging.experts.checkpoint import Checkpoint, read_config
+from merging.experts.examples import ModelKind
+from merging.experts.expert import read_head
+from merging.experts.heads import Head
+from merging.serving import TaskError, assemble
+from merging.vectors.deltas import (
     FullSource,
     Source,
     backbone_names,
@@ -22,11 +27,6 @@ from merging.deltas import (
     open_adapter,
     rebuilt_names,
 )
-from merging.errors import InvalidInput, Mismatch
-from merging.examples import ModelKind
-from merging.experts import read_head
-from merging.heads import Head
-from merging.serving import TaskError, assemble
 
 # What may differ between a base and its experts: names, heads, dropout, how it was saved.
 FREE_KEYS = frozenset(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from prefect import task
 
-from infra.promotions import Promotion
 from infra.queue import MergeQueue
-from infra.registry import CHAMPION
+from infra.registry.registry import CHAMPION
+from infra.storage.promotions import Promotion
 from merging.errors import Corrupt
-from merging.evaluate import evaluate
-from merging.heads import Head
-from merging.materialise import verify
+from merging.experts.heads import Head
+from merging.models.evaluate import evaluate
+from merging.models.materialise import verify
 from tasks.evaluate import score_champion
 from tasks.learn import choose_device
 from tasks.retry import SIDE_EFFECT

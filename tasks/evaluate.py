@@ -12,14 +12,14 @@ from pathlib import Path
 
 from prefect import task
 
-from infra.cache import sha256_tree
-from infra.manifest import Manifest, hash_files
 from infra.queue import MergeQueue
-from infra.store import S3Uri
-from merging.evaluate import evaluate
+from infra.storage.cache import sha256_tree
+from infra.storage.manifest import Manifest, hash_files
+from infra.storage.store import S3Uri
+from merging.experts.heads import Head
 from merging.gate import TaskScores
-from merging.heads import Head
-from merging.outcomes import Outcomes
+from merging.models.evaluate import evaluate
+from merging.models.outcomes import Outcomes
 from tasks.learn import choose_device
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Build, Deployed, Member

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from infra.queue import MergeQueue
-from infra.registry import ExpertVersion
+from infra.registry.registry import ExpertVersion
 from tasks.retry import SIDE_EFFECT
 
 _OPEN = {"waiting", "merging"}  # a run that was killed leaves "merging" behind

@@ -9,9 +9,9 @@ from prefect import task
 
 from infra.contracts import ContractResult, check_gate_report
 from infra.queue import MergeQueue
-from merging.evaluate import LoadedModel, time_alternately
 from merging.gate import Check, GateReport, TaskScores, decide
 from merging.gate.artifact import check_latency, check_weights
+from merging.models.evaluate import LoadedModel, time_alternately
 from tasks.learn import choose_device
 from tasks.values import Build
 

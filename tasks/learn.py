@@ -10,12 +10,12 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from infra.queue import MergeQueue
-from merging.coefficients import Coefficients
 from merging.errors import Unavailable
-from merging.heads import Head
-from merging.learn import Learned, learn_coefficients
-from merging.materialise import materialise
-from merging.state import StepRecord
+from merging.experts.heads import Head
+from merging.learning.learn import Learned, learn_coefficients
+from merging.learning.state import StepRecord
+from merging.models.coefficients import Coefficients
+from merging.models.materialise import materialise
 from tasks.values import Build
 
 _LOG_EVERY = 20

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from prefect import task
 
-from infra.manifest import MANIFEST, Manifest, hash_files
-from infra.packaging import add_mlflow_files
-from infra.probe import PROBE, write_probe
+from infra.packaging.mlflow_files import add_mlflow_files
+from infra.packaging.probe import PROBE, write_probe
 from infra.queue import MergeQueue
-from infra.store import S3Uri
+from infra.storage.manifest import MANIFEST, Manifest, hash_files
+from infra.storage.store import S3Uri
 from merging.gate import TaskScores
-from merging.learn import Learned
+from merging.learning.learn import Learned
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Build
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from prefect import task
 
 from infra.contracts import ContractResult, check_examples
-from infra.layout import find_layout_on_disk
-from infra.manifest import MergedExpert
 from infra.queue import MergeQueue
+from infra.storage.layout import find_layout_on_disk
+from infra.storage.manifest import MergedExpert
 from merging.errors import IncompatibleExpert, InvalidInput
-from merging.examples import read_table
-from merging.experts import Expert, open_expert, read_head
+from merging.experts.examples import read_table
+from merging.experts.expert import Expert, open_expert, read_head
 from merging.preflight import check_expert
 from tasks.values import Base, Member, Pulled
 

@@ -10,11 +10,11 @@ from typing import Literal
 from prefect import task
 
 from infra.flowrun import run_id
-from infra.manifest import Manifest, download_model
-from infra.probe import check_answers
-from infra.promotions import Promotion
+from infra.packaging.probe import check_answers
 from infra.queue import MergeQueue
-from infra.registry import MergedVersion
+from infra.registry.registry import MergedVersion
+from infra.storage.manifest import Manifest, download_model
+from infra.storage.promotions import Promotion
 from tasks.retry import SIDE_EFFECT
 
 

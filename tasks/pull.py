@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from prefect import task
 
-from infra.cache import sha256_tree
-from infra.layout import find_layout, is_wanted
-from infra.manifest import Manifest, MergedExpert
 from infra.names import check_task
-from infra.promotions import Promotion
 from infra.queue import MergeQueue
-from infra.registry import ExpertVersion
-from infra.store import S3Uri
+from infra.registry.registry import ExpertVersion
+from infra.storage.cache import sha256_tree
+from infra.storage.layout import find_layout, is_wanted
+from infra.storage.manifest import Manifest, MergedExpert
+from infra.storage.promotions import Promotion
+from infra.storage.store import S3Uri
 from merging.errors import Corrupt, InvalidInput
-from merging.experts import open_expert
+from merging.experts.expert import open_expert
 from merging.preflight import check_base
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Deployed, Member, Pulled

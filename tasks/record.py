@@ -17,12 +17,12 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from prefect import task
 from pydantic import BaseModel, ConfigDict
 
-from infra.manifest import Manifest
 from infra.queue import MergeQueue
 from infra.report import gate_metrics
-from infra.store import S3Uri
+from infra.storage.manifest import Manifest
+from infra.storage.store import S3Uri
 from merging.gate import GateReport
-from merging.learn import Learned
+from merging.learning.learn import Learned
 from tasks.evaluate import decisions
 from tasks.package import candidate_location
 from tasks.retry import SIDE_EFFECT

@@ -6,7 +6,7 @@ from prefect import task
 
 from infra.flowrun import run_id
 from infra.queue import MergeQueue
-from infra.registry import MergedVersion
+from infra.registry.registry import MergedVersion
 from infra.report import markdown_summary
 from tasks.package import candidate_location
 from tasks.retry import SIDE_EFFECT

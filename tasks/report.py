@@ -12,12 +12,12 @@ from infra.contracts import ContractResult
 from infra.queue import MergeQueue
 from infra.report import Flip, ReportInputs, collect_flips, render_report
 from infra.report import Member as ShownMember
-from merging.checkpoint import Checkpoint
-from merging.coefficients import Coefficients
-from merging.deltas import mergeable_names, source_of
+from merging.experts.checkpoint import Checkpoint
 from merging.gate import GateReport, TaskScores
-from merging.grouping import cosines
-from merging.learn import Learned
+from merging.learning.grouping import cosines
+from merging.learning.learn import Learned
+from merging.models.coefficients import Coefficients
+from merging.vectors.deltas import mergeable_names, source_of
 from tasks.values import Build, Deployed, Member, describe
 
 

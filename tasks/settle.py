@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from prefect import task
 
-from infra.manifest import Manifest, MergedExpert
-from infra.promotions import Promotion, version_before
 from infra.queue import MergeQueue
-from infra.registry import CHAMPION, PREVIOUS, ExpertStatus, ExpertVersion, MergedVersion
-from infra.store import S3Uri
+from infra.registry.registry import CHAMPION, PREVIOUS, ExpertStatus, ExpertVersion, MergedVersion
+from infra.storage.manifest import Manifest, MergedExpert
+from infra.storage.promotions import Promotion, version_before
+from infra.storage.store import S3Uri
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Member
 

@@ -6,11 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from infra.cache import sha256_file, sha256_tree
-from infra.layout import is_wanted
 from infra.names import check_task
 from infra.queue import MergeQueue
-from infra.registry import ExpertVersion
+from infra.registry.registry import ExpertVersion
+from infra.storage.cache import sha256_file, sha256_tree
+from infra.storage.layout import is_wanted
 from merging.preflight import check_base
 from tasks.preflight import open_checked
 from tasks.pull import pull_base

@@ -11,11 +11,11 @@ from typing import Any
 
 from infra.contracts import ContractResult
 from infra.families import Family
-from infra.manifest import Manifest, MergedExpert
-from infra.promotions import Promotion
-from infra.registry import ExpertVersion
-from infra.store import S3Uri
-from merging.experts import Expert
+from infra.registry.registry import ExpertVersion
+from infra.storage.manifest import Manifest, MergedExpert
+from infra.storage.promotions import Promotion
+from infra.storage.store import S3Uri
+from merging.experts.expert import Expert
 from merging.gate import GateReport
 
 

@@ -97,7 +97,7 @@ def expert(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
 
 @pytest.fixture(scope="session")
 def _base_in_store(stack: Settings, base: Path) -> None:
-    from infra.store import ObjectStore, S3Uri
+    from infra.storage.store import ObjectStore, S3Uri
 
     store = ObjectStore.connect(stack)
     for path in base.iterdir():

@@ -74,7 +74,7 @@ def _open(expert: str):  # type: ignore[no-untyped-def]
     from mlflow import MlflowClient
 
     from infra.queue import MergeQueue
-    from infra.registry import Registry
+    from infra.registry.registry import Registry
 
     name, _, number = expert.rpartition("/")
     if not name or not number.isdigit():

@@ -15,7 +15,7 @@ from infra.cli.queue import Family
 def history(family: Family) -> None:
     """Every promotion and rollback: when, what, who or what decided, and the scores."""
     connect()
-    from infra.models import gate_scores
+    from infra.history import gate_scores
     from infra.queue import MergeQueue
 
     queue = MergeQueue.open(family)
@@ -50,7 +50,7 @@ def diff(
 ) -> None:
     """What differs between two merged versions: experts, scores, coefficients."""
     connect()
-    from infra.models import compare
+    from infra.history import compare
     from infra.queue import MergeQueue
 
     shown = table(f"{family}: version {a} → {b}", "task", "expert", "score", "mean coefficient")
@@ -66,7 +66,7 @@ def pull(
 ) -> None:
     """Downloads a merged model, every digest checked."""
     connect()
-    from infra.models import pull_model
+    from infra.history import pull_model
     from infra.queue import MergeQueue
 
     found = pull_model(MergeQueue.open(family), directory, version)

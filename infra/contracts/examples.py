@@ -18,7 +18,7 @@ from infra.contracts.expectations import (
     ExpectLargestClassShareToBeAtMost,
 )
 from infra.contracts.result import ContractResult
-from merging.examples import (
+from merging.experts.examples import (
     CALIBRATION_SHARE,
     INPUT_COLUMN,
     TARGET_COLUMN,
@@ -26,7 +26,7 @@ from merging.examples import (
     content_key,
 )
 from merging.gate import GatePolicy
-from merging.statistics import fewest_examples
+from merging.gate.statistics import fewest_examples
 
 MAXIMUM_ROWS = 1_000_000
 MAXIMUM_CHARACTERS = 100_000

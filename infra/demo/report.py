@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.queue import MergeQueue
-from infra.registry import CHAMPION, ExpertVersion
+from infra.registry.registry import CHAMPION, ExpertVersion
 
 QUESTIONS = {
     "movie-review": (

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from infra.cache import sha256_file, sha256_tree
 from infra.demo.report import ask_deployed_model, show_result
-from infra.layout import is_wanted
 from infra.settings import PROJECT, Settings
+from infra.storage.cache import sha256_file, sha256_tree
+from infra.storage.layout import is_wanted
 from merging.errors import Unavailable
 
 FAMILY = "demo"

@@ -20,7 +20,7 @@ import pandas as pd
 from infra.demo import corpora, images, packages
 from infra.demo.debian import unpack_fonts
 from infra.demo.packages import unpack
-from merging.examples import ModelKind
+from merging.experts.examples import ModelKind
 
 
 @dataclass(frozen=True)

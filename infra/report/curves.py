@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from infra.report import svg
-from merging.state import StepRecord
+from merging.learning.state import StepRecord
 
 COLOURS = (
     "#1f4e8c",

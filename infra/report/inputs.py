@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.contracts import ContractResult
-from merging.coefficients import Coefficients
-from merging.examples import Examples
+from merging.experts.examples import Examples
 from merging.gate import GateReport
-from merging.outcomes import Outcomes
-from merging.state import StepRecord
+from merging.learning.state import StepRecord
+from merging.models.coefficients import Coefficients
+from merging.models.outcomes import Outcomes
 
 SHOWN_FLIPS = 10
 

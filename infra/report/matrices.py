@@ -10,7 +10,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from infra.report import svg
-from merging.coefficients import Coefficients
+from merging.models.coefficients import Coefficients
 
 _CELL_WIDTH, _CELL_HEIGHT, _LEFT = 74, 19, 150
 

@@ -224,7 +224,7 @@ def receiver(state: StackState, settings: Settings) -> Part:
         command=(
             *PYTHON,
             "uvicorn",
-            "infra.receiver:create_app",
+            "infra.events.receiver:create_app",
             "--factory",
             f"--host={HOST}",
             f"--port={state.receiver_port}",

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from infra.events.webhooks import register_webhook
 from infra.settings import Settings, default_state_dir
 from infra.stack.bucket import check_bucket
 from infra.stack.files import private_folder
@@ -21,7 +22,6 @@ from infra.stack.part_files import write_part_files
 from infra.stack.parts import embedded_settings, stack_parts
 from infra.stack.state import StackState, choose_ports, read_state, write_state
 from infra.stack.supervise import PartStatus, Supervisor
-from infra.webhooks import register_webhook
 from merging.errors import Unavailable
 
 Report = Callable[[str], None]

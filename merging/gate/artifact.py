@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from merging.checkpoint import Checkpoint
-from merging.deltas import backbone_names
-from merging.examples import ModelKind
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.examples import ModelKind
 from merging.gate.report import Check
+from merging.vectors.deltas import backbone_names
 
 _AGAIN = "Build the candidate again."
 

@@ -7,7 +7,7 @@ from typing import Literal
 from merging.gate.comparison import Comparison
 from merging.gate.policy import GatePolicy, TaskPolicy
 from merging.gate.report import Check, Role, Verdict
-from merging.statistics import Interval, fewest_examples
+from merging.gate.statistics import Interval, fewest_examples
 
 _TRY_MERGING = (
     "Try re-learning all coefficients instead of only the new ones, more calibration examples, "

@@ -8,8 +8,7 @@ import numpy as np
 
 from merging.gate.metrics import bootstrap_scores, example_scores, score
 from merging.gate.report import Metric
-from merging.outcomes import Outcomes
-from merging.statistics import (
+from merging.gate.statistics import (
     Floats,
     Interval,
     examples_needed,
@@ -17,6 +16,7 @@ from merging.statistics import (
     tango_interval,
     wilson_interval,
 )
+from merging.models.outcomes import Outcomes
 
 _RIGHT_OR_WRONG: tuple[Metric, ...] = ("accuracy", "exact-match")
 

@@ -24,8 +24,8 @@ from merging.gate.report import (
     overall,
     worst,
 )
-from merging.outcomes import Outcomes, commonest_answer
-from merging.statistics import Interval
+from merging.gate.statistics import Interval
+from merging.models.outcomes import Outcomes, commonest_answer
 
 
 @dataclass(frozen=True)

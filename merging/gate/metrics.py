@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from merging.gate.report import Metric
-from merging.outcomes import Outcomes
-from merging.statistics import Floats
+from merging.gate.statistics import Floats
+from merging.models.outcomes import Outcomes
 
 REPLICATES = 5_000
 _CHUNK = 250  # replicates held at once: 250 x 3,000 examples are 6 MB

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from infra.manifest import Manifest
-from infra.store import S3Uri
+from infra.storage.manifest import Manifest
+from infra.storage.store import S3Uri
 
 pytestmark = pytest.mark.e2e
 

@@ -13,7 +13,7 @@ def test_a_decided_merge_is_told_in_mlflow_and_in_prefect(queue, expert, land):
     from prefect.artifacts import Artifact
 
     from flows.continual_merge import continual_merge
-    from infra.manifest import Manifest
+    from infra.storage.manifest import Manifest
 
     land(queue, "weather", expert("weather"))
     (outcome,) = continual_merge(queue.name)

@@ -7,7 +7,7 @@ import time
 import pandas as pd
 import pytest
 
-from merging.examples import INPUT_COLUMN, TARGET_COLUMN
+from merging.experts.examples import INPUT_COLUMN, TARGET_COLUMN
 from tests.e2e import tiny
 
 pytestmark = pytest.mark.e2e
@@ -162,7 +162,7 @@ def test_rollback_brings_the_earlier_answers_back_and_holds_the_expert(queue, ex
 def test_an_audit_passes_and_then_finds_a_changed_file(queue, expert, land):
     from flows.audit import AuditFailed, audit
     from flows.continual_merge import continual_merge
-    from infra.store import S3Uri
+    from infra.storage.store import S3Uri
 
     land(queue, "weather", expert("weather"))
     continual_merge(queue.name)

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from infra.events.webhooks import NAME
 from infra.settings import Settings
 from infra.stack import stack_status, start_stack, stop_stack
-from infra.webhooks import NAME
 
 pytestmark = pytest.mark.e2e
 

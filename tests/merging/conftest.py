@@ -15,10 +15,10 @@ import pytest
 import torch
 from transformers import BertModel
 
-from merging.coefficients import Coefficients
-from merging.deltas import mergeable_names
-from merging.experts import Expert, open_expert
-from merging.materialise import materialise
+from merging.experts.expert import Expert, open_expert
+from merging.models.coefficients import Coefficients
+from merging.models.materialise import materialise
+from merging.vectors.deltas import mergeable_names
 from tests.merging.tiny import WORDS, bert_config, write_text_expert
 from tests.tiny_tokenizer import write_tokenizer
 

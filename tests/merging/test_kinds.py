@@ -39,17 +39,17 @@ from transformers import (
     ViTModel,
 )
 
-from merging.checkpoint import Checkpoint
-from merging.deltas import backbone_names
-from merging.evaluate import evaluate
-from merging.examples import ModelKind
-from merging.experts import open_expert, read_head
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.examples import ModelKind
+from merging.experts.expert import open_expert, read_head
 from merging.gate.artifact import check_weights
-from merging.learn import learn_coefficients
-from merging.materialise import materialise, verify
+from merging.learning.learn import learn_coefficients
+from merging.learning.taskmodels import TaskModels
+from merging.models.evaluate import evaluate
+from merging.models.materialise import materialise, verify
 from merging.preflight import check_expert
 from merging.settings import MergeSettings
-from merging.taskmodels import TaskModels
+from merging.vectors.deltas import backbone_names
 from tests.merging.tiny import (
     WORDS,
     bart_config,

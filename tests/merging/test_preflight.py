@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merging.errors import InvalidInput
-from merging.examples import ModelKind
+from merging.experts.examples import ModelKind
 from merging.preflight import check_base, check_expert
 
 KIND = "text-classifier"

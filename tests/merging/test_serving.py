@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from merging.evaluate import evaluate
-from merging.experts import Expert
+from merging.experts.expert import Expert
+from merging.models.evaluate import evaluate
 from merging.serving import TaskError, _load_pyfunc
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from merging.learning.weights import TensorWeights
 from merging.settings import MergeSettings
-from merging.weights import TensorWeights
 
 
 @pytest.mark.parametrize(("tanh", "passes"), [(False, True), (True, False)])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from infra.families import Family
-from infra.manifest import MergedExpert
-from merging.experts import Expert
+from infra.storage.manifest import MergedExpert
+from merging.experts.expert import Expert
 from merging.settings import MergeSettings
 from tasks.values import Base, Build, Deployed, Member
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from infra.contracts import check_examples, check_gate_report, data_docs
 from merging.gate import GatePolicy, GateReport, TaskScores, decide
-from merging.outcomes import Outcomes
+from merging.models.outcomes import Outcomes
 
 POLICY = GatePolicy(minimum_examples=90)
 LABELS = ("bad", "good")

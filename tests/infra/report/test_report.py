@@ -30,11 +30,11 @@ from infra.report import (
     summary_rows,
 )
 from infra.report.curves import learning_curve
-from merging.coefficients import Coefficients
-from merging.examples import Examples
+from merging.experts.examples import Examples
 from merging.gate import GatePolicy, GateReport, TaskScores, decide
-from merging.outcomes import Outcomes
-from merging.state import StepRecord
+from merging.learning.state import StepRecord
+from merging.models.coefficients import Coefficients
+from merging.models.outcomes import Outcomes
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(1)> & "quoted" {{ 7 * 7 }}'
 

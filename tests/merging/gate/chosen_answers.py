@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merging.gate import TaskScores
-from merging.outcomes import Outcomes
+from merging.models.outcomes import Outcomes
 
 CLASSES = 5
 

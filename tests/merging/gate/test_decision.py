@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from merging.errors import InvalidInput
 from merging.gate import Check, GatePolicy, GateReport, TaskScores, decide, judge_expert
-from merging.outcomes import Outcomes
+from merging.models.outcomes import Outcomes
 from tests.merging.gate.chosen_answers import answers, first_right
 
 POLICY = GatePolicy()

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from merging.gate import GatePolicy, TaskScores, decide
 from merging.gate.comparison import compare
 from merging.gate.metrics import bootstrap_scores, score, token_f1
-from merging.outcomes import Outcomes
+from merging.models.outcomes import Outcomes
 
 
 def classifier(accuracy: float, n: int = 600, seed: int = 0) -> Outcomes:

@@ -1,0 +1,1 @@
+"""MLflow's webhooks: registering them, checking them, and turning them into Prefect events."""

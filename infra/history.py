@@ -1,0 +1,87 @@
+"""Merged models as people ask for them: their files, scores and differences."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from infra.queue import MergeQueue
+from infra.registry.registry import MergedVersion
+from infra.storage.manifest import Manifest, download_model
+from merging.errors import Refused
+from merging.models.coefficients import Coefficients
+
+_SCORE = "gate/{task}/candidate"  # the metric that infra.report gives a task's score
+
+
+def pull_model(queue: MergeQueue, directory: Path, version: int | None = None) -> MergedVersion:
+    """Downloads a merged model to a new directory.
+
+    Raises:
+        Refused: nothing is deployed, or the directory exists.
+        Corrupt: a file is not what the manifest recorded; nothing is left behind.
+    """
+    newest = queue.promotions.newest()
+    number = version if version is not None else newest.version if newest else None
+    if number is None:
+        raise Refused(f"Family {queue.name!r} has no deployed model yet. Register an expert first.")
+    if directory.exists():
+        raise Refused(f"{directory} exists already. Choose a directory that does not.")
+    found = queue.registry.merged_version(queue.name, number)
+    deployed = newest is not None and newest.version == number
+    digest = newest.manifest_sha256 if newest and deployed else found.manifest_sha256
+    manifest = Manifest.read(queue.store, found.location, digest)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        target = Path(scratch) / "model"
+        download_model(queue.store, found.location, manifest, target)
+        target.rename(directory)
+    return found
+
+
+def gate_scores(queue: MergeQueue, version: MergedVersion) -> dict[str, float]:
+    """The score of each task at the decision, from the candidate's MLflow run."""
+    if version.run_id is None:
+        return {}
+    metrics = queue.registry.client.get_run(version.run_id).data.metrics
+    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
+    names = {task: _SCORE.format(task=task) for task in manifest.tasks}
+    return {task: metrics[name] for task, name in names.items() if name in metrics}
+
+
+def compare(queue: MergeQueue, a: int, b: int) -> list[tuple[str, str, str, str]]:
+    """Rows of (task, expert, score, mean coefficient) that set two versions against each other."""
+    sides = [_side(queue, number) for number in (a, b)]
+    tasks = list(dict.fromkeys(name for side in sides for name in side))
+    rows = []
+    for name in tasks:
+        cells = [side.get(name, ("–", "–", "–")) for side in sides]
+        changes = [x if x == y else f"{x} → {y}" for x, y in zip(*cells, strict=True)]
+        rows.append((name, changes[0], changes[1], changes[2]))
+    return rows
+
+
+def _side(queue: MergeQueue, number: int) -> dict[str, tuple[str, str, str]]:
+    version = queue.registry.merged_version(queue.name, number)
+    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
+    scores = gate_scores(queue, version)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "coefficients.safetensors"
+        queue.store.download(version.location / file.name, file)
+        coefficients = Coefficients.load(file)
+    return {
+        e.task: (
+            f"{e.name}/{e.version}",
+            f"{scores[e.task]:.3f}" if e.task in scores else "–",
+            f"{_mean(coefficients.column(e.task)):.3f}",
+        )
+        for e in manifest.experts
+    }
+
+
+def _mean(column: Mapping[str, Tensor]) -> float:
+    return float(torch.cat([value.reshape(-1) for value in column.values()]).mean())

@@ -1,0 +1,96 @@
+"""A few questions with known answers that travel with a merged model.
+
+Whoever loads it, wherever, can check that it answers as it did when it was judged. The health check
+before every promotion does so in a fresh process, through MLflow, on a fresh download::
+
+    python -m infra.packaging.probe FOLDER
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from merging.errors import Corrupt
+
+if TYPE_CHECKING:  # a fresh process that only asks the model needs neither
+    from merging.experts.expert import Expert
+    from merging.models.outcomes import Outcomes
+
+PROBE = "probe.json"
+_QUESTIONS = 8  # per task
+_TIMEOUT = 600  # seconds
+
+
+def write_probe(
+    path: Path, outcomes: Mapping[str, Outcomes], experts: Mapping[str, Expert]
+) -> None:
+    """Writes the first few gate examples of each task with the candidate's answers."""
+    questions = {}
+    for name, sheet in outcomes.items():
+        examples = experts[name].split.gate
+        labels = examples.labels
+        count = min(_QUESTIONS, len(sheet))
+        questions[name] = {
+            "inputs": [_encode(value) for value in examples.inputs[:count]],
+            "answers": [
+                labels[int(answer)] if labels else answer for answer in sheet.predicted[:count]
+            ],
+        }
+    path.write_text(json.dumps(questions, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def check_answers(directory: Path) -> None:
+    """Loads the model in a fresh process and compares its answers with the recorded ones.
+
+    Raises:
+        Corrupt: it does not load, or answers differently.
+    """
+    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.packaging.probe", str(directory)],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Corrupt(
+            "The merged model fails its health check on a fresh download, so it was not promoted: "
+            f"{done.stderr.strip()[-2000:]}\nBuild it again, or look at its files in the object "
+            "store."
+        )
+
+
+def _main(directory: Path) -> None:
+    import mlflow.pyfunc
+
+    model = mlflow.pyfunc.load_model(str(directory))
+    for name, probe in json.loads((directory / PROBE).read_text()).items():
+        inputs = [_decode(value) for value in probe["inputs"]]
+        found = model.predict({"task": name, "inputs": inputs})
+        answers = [answer["label"] if "label" in answer else answer["text"] for answer in found]
+        if answers != probe["answers"]:
+            sys.exit(f"task {name}: expected {probe['answers']}, found {answers}")
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decode(value: Any) -> Any:
+    return base64.b64decode(value["base64"]) if isinstance(value, dict) else value
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

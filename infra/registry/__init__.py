@@ -1,0 +1,1 @@
+"""MLflow as the queue sees it."""

@@ -1,0 +1,143 @@
+"""A content-addressed cache on local disk for what was pulled from S3.
+
+``blobs/<sha256>`` holds each file once, ``index/`` remembers which object had which digest, and
+``trees/<digest>/`` are directories of hard links into the blobs. Every entry is written beside its
+place and renamed, so a killed run leaves nothing half-written under a final name, and two runs can
+share the cache. Any of it can be deleted at any time; it is only a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from infra.names import check_relative_path
+from infra.storage.store import ObjectStore, S3Uri, StoredObject
+from merging.errors import Corrupt, Unavailable
+
+# Room that must stay free on the disk after a pull, for the merge itself (bytes).
+_HEADROOM = 1 << 30
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tree(files: Mapping[str, str]) -> str:
+    """One digest of a directory from the SHA-256 of each file by relative path."""
+    lines = "".join(f"{digest}  {path}\n" for path, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+class Cache:
+    """Pulls objects through local disk."""
+
+    def __init__(self, root: Path, store: ObjectStore) -> None:
+        self.root = root
+        self._store = store
+        for name in ("blobs", "index", "trees", "tmp"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+
+    def pull(
+        self, objects: Iterable[StoredObject], expected: Mapping[str, str] | None = None
+    ) -> tuple[Path, dict[str, str]]:
+        """Pulls objects into one directory.
+
+        Args:
+            objects: What to pull; their ``path`` becomes the path in the directory.
+            expected: SHA-256 by path. Where given, exactly these files must come out.
+
+        Returns:
+            The directory (read-only, shared) and the SHA-256 of each file by path.
+
+        Raises:
+            Corrupt: a file is missing or has another digest than expected.
+            Unavailable: the disk is too small; nothing was downloaded.
+        """
+        wanted = {check_relative_path(o.path, str(o.uri)): o for o in objects}
+        if expected is not None and set(expected) - set(wanted):
+            raise Corrupt(
+                f"Files are missing in the object store: {sorted(set(expected) - set(wanted))}. "
+                "Restore them from the bucket's older versions."
+            )
+        if expected is not None:
+            wanted = {path: wanted[path] for path in expected}
+        self._check_room(o for o in wanted.values() if not self._known(o))
+        files = {path: self._fetch(o) for path, o in wanted.items()}
+        for path, digest in (expected or {}).items():
+            if files[path] != digest:
+                raise Corrupt(
+                    f"{wanted[path].uri}: expected SHA-256 {digest}, found {files[path]}. The "
+                    "object was changed after it was recorded; restore the recorded version."
+                )
+        return self._tree(files), files
+
+    def _known(self, item: StoredObject) -> str | None:
+        note = self._note(item)
+        digest = note.read_text() if note.exists() else None
+        return digest if digest and (self.root / "blobs" / digest).exists() else None
+
+    def _fetch(self, item: StoredObject) -> str:
+        if known := self._known(item):
+            return known
+        with tempfile.TemporaryDirectory(dir=self.root / "tmp") as folder:
+            file = Path(folder) / "object"
+            self._store.download(item.uri, file)
+            digest = sha256_file(file)
+            file.chmod(0o444)
+            file.replace(self.root / "blobs" / digest)
+            note = Path(folder) / "note"
+            note.write_text(digest)
+            note.replace(self._note(item))
+        return digest
+
+    def _note(self, item: StoredObject) -> Path:
+        identity = f"{item.uri}\n{item.etag}\n{item.size}"
+        return self.root / "index" / hashlib.sha256(identity.encode()).hexdigest()
+
+    def _tree(self, files: Mapping[str, str]) -> Path:
+        final = self.root / "trees" / sha256_tree(files)
+        if final.exists():
+            return final
+        with tempfile.TemporaryDirectory(dir=self.root / "tmp") as folder:
+            tree = Path(folder) / "tree"
+            for path, digest in files.items():
+                link = tree / path
+                link.parent.mkdir(parents=True, exist_ok=True)
+                os.link(self.root / "blobs" / digest, link)
+            try:
+                tree.rename(final)
+            except OSError:
+                if not final.exists():  # otherwise another run has just made the same tree
+                    raise
+        return final
+
+    def _check_room(self, items: Iterable[StoredObject]) -> None:
+        needed = sum(item.size for item in items)
+        free = shutil.disk_usage(self.root).free
+        if needed + _HEADROOM > free:
+            raise Unavailable(
+                f"{self.root} has {free:,} bytes free, {needed:,} are to be pulled and {_HEADROOM:,} "
+                "must stay free. Delete the cache folder or move it to a larger disk."
+            )
+
+
+def download_fresh(store: ObjectStore, prefix: S3Uri, target: Path) -> dict[str, str]:
+    """Downloads every object below ``prefix`` past any cache.
+
+    Returns:
+        The SHA-256 of each file by path relative to ``prefix``.
+    """
+    files = {}
+    for item in store.list(prefix):
+        path = target / check_relative_path(item.path, str(item.uri))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.download(item.uri, path)
+        files[item.path] = sha256_file(path)
+    return files

@@ -1,0 +1,128 @@
+"""``manifest.json``: what a merged model was made of, and the SHA-256 of every file in it.
+
+It is uploaded last, so its existence means that the model in the object store is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from infra.names import Name, check_relative_path
+from infra.storage.cache import download_fresh, sha256_file
+from infra.storage.store import ObjectStore, S3Uri
+from merging.errors import Corrupt
+from merging.experts.examples import ModelKind
+
+MANIFEST = "manifest.json"
+
+
+class MergedExpert(BaseModel):
+    """One expert inside a merged model: an MLflow model version and the digest of its content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Name
+    name: str
+    version: int
+    source: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """Everything that determines a merged model, and its files.
+
+    Nothing in it depends on when or where it was built, except that the report among its files tells
+    a latency that was measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Literal[1] = 1
+    family: Name
+    kind: ModelKind
+    build_key: str
+    base: str
+    base_digest: str
+    experts: tuple[MergedExpert, ...]
+    data: Mapping[str, str]
+    champion_sequence: int
+    champion_version: int | None
+    rung: str
+    settings: Mapping[str, Any]
+    policy: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    files: Mapping[str, str]
+
+    def to_bytes(self) -> bytes:
+        """The canonical JSON that is stored and hashed."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the stored JSON."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the model answers."""
+        return tuple(expert.task for expert in self.experts)
+
+    @classmethod
+    def read(cls, store: ObjectStore, location: S3Uri, digest: str | None = None) -> Self:
+        """Reads the manifest of the merged model at ``location``.
+
+        Args:
+            store: Where to read from.
+            location: The model's folder.
+            digest: The SHA-256 that was recorded for it, where one was.
+
+        Raises:
+            Corrupt: the bytes have another digest or are no manifest.
+        """
+        data = store.read(location / MANIFEST)
+        found = hashlib.sha256(data).hexdigest()
+        if digest is not None and found != digest:
+            raise Corrupt(
+                f"{location / MANIFEST}: expected SHA-256 {digest}, found {found}. The manifest was "
+                "changed after it was recorded; restore it from the bucket's older versions."
+            )
+        try:
+            manifest = cls.model_validate_json(data)
+        except ValidationError as error:
+            raise Corrupt(
+                f"{location / MANIFEST} is not a manifest of this layout: {error}"
+            ) from error
+        for path in manifest.files:
+            check_relative_path(path, str(location / MANIFEST))
+        return manifest
+
+
+def download_model(store: ObjectStore, location: S3Uri, manifest: Manifest, target: Path) -> None:
+    """Downloads a merged model past any cache and compares every file with its manifest.
+
+    Raises:
+        Corrupt: a file is missing, changed, or not in the manifest.
+    """
+    found = download_fresh(store, location, target)
+    found.pop(MANIFEST)
+    if found != dict(manifest.files):
+        changed = sorted(dict(found.items() ^ manifest.files.items()))
+        raise Corrupt(
+            f"{location} does not hold the recorded files; different: {changed}. "
+            "Restore them from the bucket's older versions, or build a new candidate."
+        )
+
+
+def hash_files(directory: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a directory, by relative POSIX path."""
+    return {
+        path.relative_to(directory).as_posix(): sha256_file(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }

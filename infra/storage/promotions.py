@@ -1,0 +1,132 @@
+"""The promotion log: which merged model is deployed, and how it came to be.
+
+``s3://<bucket>/<family>/promotions/00000042.json``, each entry created with ``If-None-Match: *``.
+That conditional create is the only commit point of the whole queue: of two writers one loses and
+is told so. The deployed model is the newest entry; MLflow's aliases and tags only mirror it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from infra.storage.store import ObjectStore, S3Uri, StoredObject
+from merging.errors import Conflict, Corrupt
+
+
+class Promotion(BaseModel):
+    """One entry of the log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sequence: int
+    version: int
+    location: str
+    manifest_sha256: str
+    previous: int | None
+    action: Literal["promote", "rollback"]
+    decided_by: str
+    reason: str
+    run_id: str
+    time: AwareDatetime
+
+
+class PromotionLog:
+    """The append-only log of one family."""
+
+    def __init__(self, store: ObjectStore, folder: S3Uri) -> None:
+        self._store = store
+        self._folder = folder
+
+    def entries(self) -> tuple[Promotion, ...]:
+        """Every entry, oldest first."""
+        return tuple(self._read(item) for item in self._store.list(self._folder))
+
+    def newest(self) -> Promotion | None:
+        """The entry that says what is deployed, or None before the first promotion."""
+        items = self._store.list(self._folder)
+        return self._read(items[-1]) if items else None
+
+    def append(
+        self,
+        after: Promotion | None,
+        *,
+        version: int,
+        location: str,
+        manifest_sha256: str,
+        action: Literal["promote", "rollback"],
+        decided_by: str,
+        reason: str,
+        run_id: str,
+        time: datetime,
+    ) -> Promotion:
+        """Commits one change of the deployed model.
+
+        Args:
+            after: The entry that the decision was based on; it must still be the newest.
+            version: MLflow version of the merged model that becomes the champion.
+            location: The folder of its files.
+            manifest_sha256: The digest of its manifest.
+            action: What kind of change this is.
+            decided_by: Policy, person or command that decided.
+            reason: Why, in words.
+            run_id: The flow run that writes the entry.
+            time: When, with a time zone.
+
+        Raises:
+            Conflict: somebody else committed after ``after``.
+        """
+        entry = Promotion(
+            sequence=after.sequence + 1 if after else 1,
+            version=version,
+            location=location,
+            manifest_sha256=manifest_sha256,
+            previous=after.version if after else None,
+            action=action,
+            decided_by=decided_by,
+            reason=reason,
+            run_id=run_id,
+            time=time,
+        )
+        uri = self._folder / _file_name(entry.sequence)
+        try:
+            self._store.create(uri, (entry.model_dump_json(indent=1) + "\n").encode())
+        except Conflict:
+            # A retry of ours differs only in its time, and must find its own first try.
+            there = Promotion.model_validate_json(self._store.read(uri))
+            if there.model_copy(update={"time": time}) != entry:
+                raise
+            return there
+        return entry
+
+    def _read(self, item: StoredObject) -> Promotion:
+        try:
+            entry = Promotion.model_validate_json(self._store.read(item.uri))
+        except ValidationError as error:
+            raise Corrupt(
+                f"{item.uri} is not a promotion: {error}. Remove what wrote it."
+            ) from error
+        if item.path != _file_name(entry.sequence):
+            raise Corrupt(
+                f"{item.uri} holds promotion {entry.sequence}. Restore the object from the bucket's "
+                "older versions."
+            )
+        return entry
+
+
+def _file_name(sequence: int) -> str:
+    return f"{sequence:08d}.json"
+
+
+def version_before(entries: tuple[Promotion, ...]) -> int | None:
+    """What a rollback without a target goes back to.
+
+    The version that was deployed before the present one was first promoted, so that rolling back
+    twice goes two steps back and never forward again.
+    """
+    if not entries:
+        return None
+    deployed = entries[-1].version
+    return next(e.previous for e in entries if e.version == deployed)

@@ -1,0 +1,1 @@
+"""Merges without training, and merges that match layers' outputs, for comparison."""

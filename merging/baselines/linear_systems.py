@@ -1,0 +1,184 @@
+"""Merges that match every expert's layer outputs: RegMean and MaTS.
+
+For a linear layer with weight W [outputs, inputs] both look for the W that solves
+
+    Σi Bi W Ai = Σi Bi Wi Ai,
+
+Ai the second moment of the layer's inputs under expert i and Bi of the gradients of its outputs.
+RegMean (Jin et al., 2023) takes Bi = 1 and inverts; MaTS (Tam, Bansal, Raffel, arXiv 2312.04339)
+takes the Kronecker-factored Fisher and goes some steps of conjugate gradient from the average. What
+is no linear layer is averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from merging.baselines.training_free import ExpertSet
+from merging.experts.expert import Expert
+from merging.learning.batches import answers, collate, encode_examples
+from merging.learning.objectives import objective_loss
+from merging.models.evaluate import backbone_tensors
+from merging.serving import Encoder, assemble
+from merging.vectors.deltas import parameter_names
+
+OFF_DIAGONAL = 0.9  # RegMean's factor on the off-diagonal of a Gram matrix
+CG_STEPS = 50
+BATCH = 16
+
+
+@dataclass
+class Moments:
+    """Second moments at a linear layer: of inputs [inputs, inputs], of gradients [outputs, outputs].
+
+    Both fp64 and divided by the number of rows that went in.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    rows: int = field(default=0)
+
+
+def regmean(experts: ExpertSet, examples: int = 128) -> dict[str, Tensor]:
+    """RegMean; what to add to the base, by tensor name."""
+    moments = [layer_moments(experts, expert, examples) for expert in experts.experts]
+    return _solve_all(experts, moments, regmean_layer)
+
+
+def mats(experts: ExpertSet, examples: int = 128) -> dict[str, Tensor]:
+    """MaTS with Kronecker-factored Fisher matrices; what to add to the base, by tensor name."""
+    moments = [layer_moments(experts, expert, examples) for expert in experts.experts]
+    return _solve_all(experts, moments, mats_layer)
+
+
+def regmean_layer(deltas: Tensor, moments: Sequence[Moments]) -> Tensor:
+    """Closed form for one layer, [experts, outputs, inputs] to [outputs, inputs]."""
+    grams = [_shrunk(m.inputs) for m in moments]
+    right = torch.stack([d.double() @ g for d, g in zip(deltas, grams, strict=True)]).sum(0)
+    total = torch.stack(grams).sum(0)
+    total += 1e-6 * total.diagonal().mean() * torch.eye(len(total), dtype=torch.float64)
+    return torch.linalg.solve(total, right, left=False).float()
+
+
+def mats_layer(deltas: Tensor, moments: Sequence[Moments], steps: int = CG_STEPS) -> Tensor:
+    """Conjugate gradient for one layer from the average, [experts, outputs, inputs] to one."""
+
+    def apply(weights: Sequence[Tensor]) -> Tensor:
+        parts = [m.gradients @ w @ m.inputs for w, m in zip(weights, moments, strict=True)]
+        return torch.stack(parts).sum(0)
+
+    deltas = deltas.double()
+    target = apply(list(deltas))
+    return conjugate_gradient(
+        lambda w: apply([w] * len(moments)), target, deltas.mean(0), steps
+    ).float()
+
+
+def conjugate_gradient(
+    operator: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, steps: int
+) -> Tensor:
+    """An approximate solution of operator(x) = target for a symmetric, semi-definite operator."""
+    found = start.clone()
+    residual = target - operator(found)
+    direction = residual.clone()
+    size = residual.square().sum()
+    first = size.clone()
+    for _ in range(steps):
+        if size <= 1e-20 * first or size == 0:
+            break
+        image = operator(direction)
+        along = (direction * image).sum()
+        if along <= 0:  # a direction that no expert sees
+            break
+        found += size / along * direction
+        residual -= size / along * image
+        before, size = size, residual.square().sum()
+        direction = residual + size / before * direction
+    return found
+
+
+def layer_moments(experts: ExpertSet, expert: Expert, examples: int) -> dict[str, Moments]:
+    """Moments of every linear layer of one expert on its calibration inputs, by weight name.
+
+    The gradients are those of cross-entropy to the expert's own answers.
+    """
+    names = parameter_names(experts.base, expert.head, experts.kind)
+    backbone = backbone_tensors(expert.directory, expert.head, experts.kind, experts.base.directory)
+    model = assemble(expert.head.config, experts.kind, {**backbone, **expert.head.tensors})
+    encoder = Encoder(experts.base.directory, experts.kind, expert.head.config)
+    chosen = expert.split.calibration
+    if experts.kind == "generator":
+        chosen = chosen.take(i for i, t in enumerate(chosen.targets) if t is not None)
+    chosen = chosen.sample(examples, 0)
+    seq2seq = bool(expert.head.config.get("is_encoder_decoder"))
+    rows = encode_examples(encoder, chosen, seq2seq=seq2seq)
+    found: dict[str, Moments] = {}
+    with _watched(model, names, found):
+        for start in range(0, len(rows), BATCH):
+            batch = collate(encoder, rows[start : start + BATCH], torch.device("cpu"))
+            logits, _ = answers(model, batch, experts.kind)
+            own = logits.detach().argmax(-1)
+            objective_loss("labels", logits, own, None).backward()
+            model.zero_grad()
+    for moments in found.values():
+        moments.inputs /= moments.rows
+        moments.gradients /= moments.rows
+    return found
+
+
+@contextmanager
+def _watched(
+    model: nn.Module, names: dict[str, list[str]], found: dict[str, Moments]
+) -> Iterator[None]:
+    """Adds up inputs and output gradients of all linear layers while it is open."""
+    canonical = {path: name for name, paths in names.items() for path in paths}
+    handles = []
+    for path, module in model.named_modules():
+        name = canonical.get(f"{path}.weight")
+        if name is None or not isinstance(module, nn.Linear):
+            continue
+        moments = found[name] = Moments(
+            torch.zeros(module.in_features, module.in_features, dtype=torch.float64),
+            torch.zeros(module.out_features, module.out_features, dtype=torch.float64),
+        )
+
+        def keep_inputs(_: Any, inputs: tuple[Tensor, ...], moments: Moments = moments) -> None:
+            flat = inputs[0].detach().flatten(0, -2)
+            moments.inputs += flat.t() @ flat
+            moments.rows += len(flat)
+
+        def keep_gradients(
+            _: Any, __: Any, gradients: tuple[Tensor, ...], moments: Moments = moments
+        ) -> None:
+            flat = gradients[0].detach().flatten(0, -2)
+            moments.gradients += flat.t() @ flat
+
+        handles.append(module.register_forward_pre_hook(keep_inputs))
+        handles.append(module.register_full_backward_hook(keep_gradients))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _solve_all(
+    experts: ExpertSet,
+    moments: Sequence[dict[str, Moments]],
+    layer: Callable[[Tensor, Sequence[Moments]], Tensor],
+) -> dict[str, Tensor]:
+    found = {}
+    for name, stack in experts.stacks():
+        known = [m[name] for m in moments if name in m]
+        found[name] = layer(stack, known) if len(known) == len(stack) else stack.mean(0)
+    return found
+
+
+def _shrunk(gram: Tensor) -> Tensor:
+    return OFF_DIAGONAL * gram + (1 - OFF_DIAGONAL) * torch.diag(gram.diagonal())

@@ -1,0 +1,1 @@
+"""What an expert brings, as it lies on disk: checkpoint or adapter, head, examples."""

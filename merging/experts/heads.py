@@ -1,0 +1,72 @@
+"""What stays each task's own: its configuration with the label names, and its head's tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merging.experts.checkpoint import read_config
+from merging.safefile import load_tensors, save_tensors
+from merging.serving import label_names
+
+# Keys that say where or how a configuration was saved, and nothing about the model.
+VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+
+@dataclass(frozen=True)
+class Head:
+    """One task's head.
+
+    Attributes:
+        config: The task model's configuration, with id2label.
+        tensors: Outside the backbone, by their names in checkpoints; none for generators.
+    """
+
+    task: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names by class index."""
+        return tuple(label_names(self.config))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of configuration and tensors."""
+        total = hashlib.sha256(json.dumps(self._stable_config(), sort_keys=True).encode())
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name].detach().cpu().contiguous()
+            total.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
+
+    def save(self, directory: Path) -> None:
+        """Writes config.json and, where there are tensors, head.safetensors."""
+        directory.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self._stable_config(), indent=2, sort_keys=True) + "\n"
+        (directory / "config.json").write_text(text)
+        if self.tensors:
+            save_tensors(directory / "head.safetensors", self.tensors)
+
+    @classmethod
+    def load(cls, directory: Path, task: str) -> Head:
+        """Reads what `save` wrote.
+
+        Raises:
+            InvalidInput: A file is missing or unreadable.
+        """
+        config = read_config(directory)
+        weights = directory / "head.safetensors"
+        return cls(task, config, load_tensors(weights)[0] if weights.exists() else {})
+
+    def _stable_config(self) -> dict[str, Any]:
+        return {key: value for key, value in self.config.items() if key not in VOLATILE}

@@ -1,0 +1,1 @@
+"""The method: coefficients learned by gradient descent on a few examples."""

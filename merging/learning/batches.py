@@ -1,0 +1,123 @@
+"""Calibration examples as model inputs, and a model's logits at the places that have a target.
+
+A classifier has one such place per example. A generator has one per token of the target text and of
+the end mark; the prompt is not learned from. Input and target are joined as they are, without a
+template, so examples contain whatever prompt format their expert was trained with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merging.errors import InvalidInput
+from merging.experts.examples import Examples
+from merging.learning.objectives import UNLABELLED
+from merging.safefile import Spec, load_tensors, write_tensors
+from merging.serving import Encoder
+
+Row = dict[str, Any]  # encoded inputs and "labels", one per place
+
+
+def encode_examples(
+    encoder: Encoder, examples: Examples, *, seq2seq: bool, images: Path | None = None
+) -> list[Row]:
+    """Rows with inputs and labels, not padded; a generator's examples all have targets.
+
+    Args:
+        encoder: Of the base.
+        examples: What is encoded.
+        seq2seq: Whether a generator reads the input and writes the target with two parts.
+        images: Folder to keep encoded images in; without it they are kept in memory.
+
+    Raises:
+        InvalidInput: The base's image processor gives images of different sizes.
+    """
+    if images is not None and examples.kind == "image-classifier":
+        rows = _mapped_images(encoder, examples, images)
+    else:
+        rows = encoder.encode(examples.inputs)
+    if examples.kind != "generator":
+        return [
+            {**row, "labels": [UNLABELLED if target is None else target]}
+            for row, target in zip(rows, examples.targets, strict=True)
+        ]
+    tokenizer = encoder.processor
+    ends = tokenizer.eos_token_id
+    found = []
+    for row, target in zip(rows, examples.targets, strict=True):
+        tokens = tokenizer(target, add_special_tokens=False)["input_ids"][: encoder.new_tokens - 1]
+        tokens = [*tokens, ends] if ends is not None else tokens
+        row = dict(row)
+        if seq2seq:
+            row["labels"] = tokens
+        else:
+            row["labels"] = [UNLABELLED] * len(row["input_ids"]) + tokens
+            row["input_ids"] = [*row["input_ids"], *tokens]
+            row["attention_mask"] = [1] * len(row["input_ids"])
+        found.append(row)
+    return found
+
+
+def _mapped_images(encoder: Encoder, examples: Examples, folder: Path) -> list[Row]:
+    """Pixel values, encoded once into a file and mapped: of many tasks they may not fit in memory."""
+    content = f"{encoder.processor.to_json_string()}{examples.digest}"
+    path = folder / f"{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
+    if not path.exists():
+        inputs = dict(zip(examples.keys, examples.inputs, strict=True))
+        shape = encoder.encode(examples.inputs[:1])[0]["pixel_values"].shape
+
+        def read(key: str) -> Tensor:
+            pixels: Tensor = encoder.encode([inputs[key]])[0]["pixel_values"]
+            if pixels.shape == shape:
+                return pixels
+            raise InvalidInput(
+                where=f"image {key}",
+                expected=f"the shape that another has after preprocessing, {list(shape)}",
+                found=f"{list(pixels.shape)}",
+                remedy="Let the base's preprocessor_config.json resize or crop to one size.",
+            )
+
+        spec = Spec(tuple(shape), torch.float32)
+        write_tensors(path, dict.fromkeys(examples.keys, spec), read)
+    tensors, _ = load_tensors(path)
+    return [{"pixel_values": tensors[key]} for key in examples.keys]
+
+
+def collate(encoder: Encoder, rows: Sequence[Row], device: torch.device) -> dict[str, Tensor]:
+    """One padded batch with "labels", int64 [batch, places]."""
+    inputs = [{name: value for name, value in row.items() if name != "labels"} for row in rows]
+    batch = encoder.collate(inputs, padding_side="right")
+    width = max(len(row["labels"]) for row in rows)
+    batch["labels"] = torch.tensor(
+        [row["labels"] + [UNLABELLED] * (width - len(row["labels"])) for row in rows]
+    )
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def num_places(row: Row, kind: str) -> int:
+    """How many rows of logits an example gives."""
+    if kind != "generator":
+        return 1
+    return sum(label != UNLABELLED for label in row["labels"])
+
+
+def answers(model: Any, batch: dict[str, Tensor], kind: str) -> tuple[Tensor, Tensor]:
+    """Logits [places, classes] and targets int64 [places] of a batch, example after example."""
+    batch = dict(batch)
+    labels = batch.pop("labels")
+    if kind != "generator":
+        return model(**batch).logits, labels[:, 0]
+    if model.config.is_encoder_decoder:
+        # The class itself shifts labels to decoder inputs; its own loss is not used.
+        logits = model(**batch, labels=labels).logits
+    else:
+        logits = model(**batch).logits[:, :-1]
+        labels = labels[:, 1:]
+    wanted = labels != UNLABELLED
+    return logits[wanted], labels[wanted]

@@ -1,0 +1,174 @@
+"""Calibration examples of a task, encoded once, with the expert's own answers beside them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merging.errors import InvalidInput
+from merging.experts.examples import Examples, ModelKind
+from merging.experts.expert import Expert
+from merging.learning.batches import Row, answers, collate, encode_examples, num_places
+from merging.learning.objectives import SoftLabels, objective_loss
+from merging.models.evaluate import backbone_tensors
+from merging.safefile import load_tensors, save_tensors
+from merging.serving import Encoder, assemble
+from merging.settings import MergeSettings
+
+FEWEST_TO_HOLD_OUT = 10  # with fewer examples all of them are learned from
+LIKELIEST = 64  # tokens of a vocabulary whose probability by the expert is kept
+BATCH = 64  # examples in a pass without gradient
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """One side (learned from, or held out) of one task's calibration examples.
+
+    Attributes:
+        rows: Encoded inputs with labels, not padded.
+        soft: The expert's answers for all rows of the task, where the objective needs them.
+        places: First row of `soft` that belongs to each example, and how many, int64 [examples, 2].
+    """
+
+    kind: ModelKind
+    encoder: Encoder
+    rows: Sequence[Row]
+    soft: SoftLabels | None
+    places: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def loss(self, model: Any, indices: Sequence[int], settings: MergeSettings) -> Tensor:
+        """Mean loss of the examples at `indices`, a scalar with a graph."""
+        return objective_loss(settings.objective, *self._answers(model, indices))
+
+    @torch.no_grad()
+    def losses(self, model: Any, settings: MergeSettings) -> Tensor:
+        """Loss of every example, fp64 [examples]."""
+        found = torch.empty(len(self), dtype=torch.float64)
+        for indices in _batches(self.rows):
+            logits, targets, soft = self._answers(model, indices)
+            first = 0
+            for index, count in zip(indices, self.places[indices, 1].tolist(), strict=True):
+                own = slice(first, first + count)
+                answer = None if soft is None else soft.take(own, logits.device)
+                loss = objective_loss(settings.objective, logits[own], targets[own], answer)
+                found[index] = float(loss)
+                first += count
+        return found
+
+    def _answers(
+        self, model: Any, indices: Sequence[int]
+    ) -> tuple[Tensor, Tensor, SoftLabels | None]:
+        """Logits, targets and the expert's answers of some examples, one row per place."""
+        device = next(model.parameters()).device
+        batch = collate(self.encoder, [self.rows[i] for i in indices], device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits, targets = answers(model, batch, self.kind)
+        soft = None
+        if self.soft is not None:
+            spans = [torch.arange(a, a + n) for a, n in self.places[list(indices)].tolist()]
+            soft = self.soft.take(torch.cat(spans), device)
+        return logits, targets, soft
+
+
+def calibration_sets(
+    base: Path, expert: Expert, kind: ModelKind, settings: MergeSettings, work: Path
+) -> tuple[CalibrationSet, CalibrationSet]:
+    """What is learned from and what is held out of one expert's calibration examples.
+
+    Raises:
+        InvalidInput: There is no example that the objective can use.
+    """
+    examples = expert.split.calibration
+    if settings.objective == "labels" or kind == "generator":
+        examples = examples.take(i for i, t in enumerate(examples.targets) if t is not None)
+    examples = examples.sample(settings.calibration_size, settings.seed)
+    if len(examples) == 0:
+        raise InvalidInput(
+            where=f"calibration examples of {expert.task}",
+            expected=f"at least one that the objective {settings.objective!r} can use",
+            found="none",
+            remedy="Add labelled rows with split 'calibration'.",
+        )
+    seq2seq = bool(expert.head.config.get("is_encoder_decoder"))
+    encoder = Encoder(base, kind, expert.head.config)
+    rows = encode_examples(encoder, examples, seq2seq=seq2seq, images=work / "images")
+    soft = None
+    if settings.objective in ("experts", "both"):
+        soft = soft_labels(base, expert, examples, encoder, rows, work)
+    counts = torch.tensor([num_places(row, kind) for row in rows])
+    places = torch.stack([counts.cumsum(0) - counts, counts], 1)
+    held = round(len(examples) * settings.holdout) if len(examples) >= FEWEST_TO_HOLD_OUT else 0
+    # Another seed than the one that chose the sample, or the two would rank alike.
+    held_keys = set(examples.sample(held, settings.seed + 1).keys)
+    sides = []
+    for wanted in (False, True):
+        chosen = [i for i, key in enumerate(examples.keys) if (key in held_keys) == wanted]
+        side = CalibrationSet(kind, encoder, [rows[i] for i in chosen], soft, places[chosen])
+        sides.append(side)
+    return sides[0], sides[1]
+
+
+def soft_labels(
+    base: Path,
+    expert: Expert,
+    examples: Examples,
+    encoder: Encoder,
+    rows: Sequence[Row],
+    work: Path,
+) -> SoftLabels:
+    """The expert's answers to its own examples, computed once and kept in `work`."""
+    name = hashlib.sha256(f"{expert.digest}{examples.digest}{LIKELIEST}".encode()).hexdigest()
+    path = work / "soft-labels" / f"{name}.safetensors"
+    if not path.exists():
+        backbone = backbone_tensors(expert.directory, expert.head, examples.kind, base)
+        tensors = {**backbone, **expert.head.tensors}
+        found = _answer(assemble(expert.head.config, examples.kind, tensors), encoder, rows)
+        save_tensors(path, {k: v for k, v in vars(found).items() if v is not None})
+    return SoftLabels(**load_tensors(path)[0])
+
+
+@torch.no_grad()
+def _answer(model: Any, encoder: Encoder, rows: Sequence[Row]) -> SoftLabels:
+    kept: list[SoftLabels] = [SoftLabels(torch.empty(0))] * len(rows)
+    likeliest = LIKELIEST if encoder.kind == "generator" else None
+    for indices in _batches(rows):
+        batch = collate(encoder, [rows[i] for i in indices], torch.device("cpu"))
+        logits, _ = answers(model, batch, encoder.kind)
+        counts = [num_places(rows[i], encoder.kind) for i in indices]
+        for i, part in zip(indices, logits.split(counts), strict=True):
+            kept[i] = SoftLabels.of(part, likeliest)
+    tokens = [k.tokens for k in kept if k.tokens is not None]
+    return SoftLabels(torch.cat([k.logs for k in kept]), torch.cat(tokens) if tokens else None)
+
+
+def _batches(rows: Sequence[Row]) -> list[list[int]]:
+    """Indices of examples of like length, at most BATCH together."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].get("input_ids", ())))
+    return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+
+
+def batch_indices(count: int, batch_size: int, step: int, task: str, seed: int) -> list[int]:
+    """Which examples a step takes: a new order every epoch, a function of its arguments alone."""
+    size = min(batch_size, count)
+    indices = []
+    for position in range(step * size, (step + 1) * size):
+        epoch, place = divmod(position, count)
+        indices.append(_order(count, epoch, task, seed)[place])
+    return indices
+
+
+@functools.lru_cache(maxsize=64)  # one entry a task; each step asks for every place anew
+def _order(count: int, epoch: int, task: str, seed: int) -> list[int]:
+    digest = hashlib.sha256(f"{seed}/{task}/{epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.randperm(count, generator=generator).tolist()

@@ -1,0 +1,130 @@
+"""Learning the coefficients of a merge.
+
+learned = learn_coefficients(base, experts, "text-classifier", MergeSettings(),
+                             work=Path("work"), device=torch.device("cpu"))
+materialise(base, experts, "text-classifier", learned.coefficients, learned.heads, Path("out"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from merging.errors import InvalidInput
+from merging.experts.examples import ModelKind
+from merging.experts.expert import Expert
+from merging.experts.heads import Head
+from merging.learning.group_merge import GroupMerge
+from merging.learning.grouping import chunks, cosines, similarity_order
+from merging.learning.plan import Memory, Plan, make_plan
+from merging.learning.run import Progress
+from merging.learning.state import StepRecord
+from merging.models.coefficients import Coefficients
+from merging.settings import MergeSettings
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The result of learning: the state that did best on the held-out examples."""
+
+    coefficients: Coefficients
+    heads: Mapping[str, Head]
+    history: tuple[StepRecord, ...]
+    plan: Plan
+
+
+def learn_coefficients(
+    base: Path,
+    experts: Sequence[Expert],
+    kind: ModelKind,
+    settings: MergeSettings,
+    *,
+    start: Coefficients | None = None,
+    frozen: Collection[str] = (),
+    heads: Mapping[str, Head] | None = None,
+    work: Path,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> Learned:
+    """Learns how much of each expert goes into each tensor.
+
+    A run that was killed goes on from its last saved step when it is called again with the same
+    arguments, and gives bitwise the same result as one that was not.
+
+    Args:
+        base: The base checkpoint.
+        experts: Experts in column order; each has passed `check_expert`.
+        kind: The kind of model.
+        settings: How to learn.
+        start: Coefficients to start from, by task name; experts without a column start from
+            `settings.initial`, or from 1 where there is one expert only.
+        frozen: Tasks whose columns stay exactly as in `start`; they are merged as one vector.
+        heads: Heads to start from in place of the experts' own.
+        work: Scratch folder for task vectors, soft labels and the state of the run.
+        device: Where the model runs.
+        progress: Called after every step.
+
+    Raises:
+        InvalidInput: No experts, a name twice, or a frozen task without a column.
+        NotEnoughMemory: The memory budget is too small.
+        NonFinite: Loss or gradient became NaN or infinite.
+    """
+    tasks = tuple(expert.task for expert in experts)
+    _check(tasks, start, frozen, settings)
+    memory = Memory.of(device)
+    make_plan(base, experts, kind, settings, memory)  # refuses what does not fit, before all work
+    merge = GroupMerge(base, experts, kind, settings, start, work, device, progress)
+    heads = {e.task: (heads or {}).get(e.task, e.head) for e in experts}
+    units = [merge.expert_unit(expert) for expert in experts if expert.task not in frozen]
+    champion = [merge.champion_unit(frozen)] if frozen else []
+    if settings.group_by == "similarity" and settings.group_size:
+        cosine = cosines(merge.base, [unit.source for unit in units], merge.names)
+        units = [units[i] for i in similarity_order(cosine)]
+    levels: list[tuple[tuple[str, ...], ...]] = []
+    while len(units) + len(champion) > 1 or not levels:
+        groups = [[units[i] for i in g] for g in chunks(len(units), settings.group_size)]
+        if len(groups) == 1:  # the deployed model joins the last merge, so that it stays as it is
+            groups[0] = champion + groups[0]
+            champion = []
+        levels.append(tuple(tuple(t for u in g for t in u.tasks) for g in groups))
+        units = []
+        for group in groups:
+            if len(group) > 1 or len(groups) == 1:  # else there is nothing to weigh yet
+                unit, heads = merge.learn(group, heads)
+                group = [unit]
+            units += group
+    unit = units[0]
+    coefficients = Coefficients(unit.tasks, unit.values, settings.preprocess).select(tasks)
+    plan = make_plan(base, experts, kind, settings, memory, groups=tuple(levels))
+    return Learned(coefficients, heads, tuple(merge.history), plan)
+
+
+def _check(
+    tasks: tuple[str, ...],
+    start: Coefficients | None,
+    frozen: Collection[str],
+    settings: MergeSettings,
+) -> None:
+    if (
+        start
+        and frozen
+        and (settings.preprocess != start.preprocess or settings.preprocess == "tsv-m")
+    ):
+        raise InvalidInput(
+            where="settings of a chain",
+            expected="the deployed model's task vectors as they were when it was learned",
+            found=f"preprocess {settings.preprocess!r} now and {start.preprocess!r} then, and what "
+            "'tsv-m' makes of a vector changes with every new expert",
+            remedy="Learn all columns again (the rung 'relearn'), or set preprocess to 'none'.",
+        )
+    known = set(start.tasks) if start else set()
+    if not tasks or len(set(tasks)) < len(tasks) or not set(frozen) <= known:
+        raise InvalidInput(
+            where="experts of a merge",
+            expected="at least one, each task once, and a column in `start` for every frozen one",
+            found=f"tasks {list(tasks)}, frozen {sorted(frozen)}, start {sorted(known)}",
+            remedy="Correct the list of experts.",
+        )

@@ -1,0 +1,209 @@
+"""What a merge will hold in memory and on disk, said before anything runs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from merging.errors import NotEnoughMemory
+from merging.experts.adapters import is_adapter
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.examples import ModelKind
+from merging.experts.expert import Expert
+from merging.learning.grouping import chunks
+from merging.settings import MergeSettings
+from merging.vectors.deltas import backbone_names
+from merging.vectors.mapped import DTYPES, TILE_BYTES
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+LONGEST = 128  # tokens of the longest example, where the caller does not know better
+KEPT = 0.2  # of gradients and activations, that the allocator keeps beyond what is in use; measured
+MODULES = 24 << 20  # of the modules of a few tasks and of kernels' scratch memory; measured
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that there are: of the host, and of an accelerator where one computes."""
+
+    host: int
+    accelerator: int | None = None
+
+    @classmethod
+    def of(cls, device: torch.device) -> Memory:
+        """What this process may use: physical memory, or its control group's limit."""
+        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if _CGROUP_LIMIT.exists() and (limit := _CGROUP_LIMIT.read_text().strip()).isdigit():
+            host = min(host, int(limit))
+        if device.type != "cuda":
+            return cls(host)
+        return cls(host, torch.cuda.mem_get_info(device)[1])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What learning the coefficients will take, in bytes, and where it will be.
+
+    Attributes:
+        groups: The tasks merged together, level by level; one level with one group is a flat merge.
+        model: fp32 parameters, which every task shares.
+        gradient: Their gradients, which wait for the step's last micro-batch.
+        tile: Task vectors where they are computed with, at a time.
+        activations: What one micro-batch keeps for its backward pass; estimated.
+        overhead: What the allocator and the libraries take on top of these; estimated.
+        peak: All of these together, in the memory of whatever computes.
+        staging: Host memory on top of it, where an accelerator computes: pinned buffers, and the
+            task vectors if they are resident.
+        disk: The task vectors of every group, and of none twice, in the work folder; encoded images
+            and the experts' own answers come on top.
+        residence: Where each of them is: "host", "accelerator" or "file".
+    """
+
+    groups: tuple[tuple[tuple[str, ...], ...], ...]
+    model: int
+    gradient: int
+    tile: int
+    activations: int
+    overhead: int
+    peak: int
+    staging: int
+    disk: int
+    residence: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain values; what counts bytes says so in its name."""
+        return {f"{k}_bytes" if isinstance(v, int) else k: v for k, v in asdict(self).items()}
+
+
+def make_plan(
+    base: Path,
+    experts: Sequence[Expert],
+    kind: ModelKind,
+    settings: MergeSettings,
+    memory: Memory,
+    *,
+    groups: tuple[tuple[tuple[str, ...], ...], ...] | None = None,
+    tokens: int = LONGEST,
+) -> Plan:
+    """Predicts memory and disk of a merge from headers and settings alone.
+
+    Args:
+        base: The base checkpoint.
+        experts: What will be merged.
+        kind: The kind of model.
+        settings: How; its `memory_budget` is kept, by streaming if it has to be.
+        memory: What there is.
+        groups: The groups, where they are known; else experts are grouped by arrival.
+        tokens: Of the longest example.
+
+    Raises:
+        NotEnoughMemory: Not even streaming stays below the budget, or below what there is.
+    """
+    source = Checkpoint.open(base)
+    shapes = {
+        name: source.tensors[name].shape
+        for name in backbone_names(source, kind)
+        if source.tensors[name].dtype.is_floating_point
+    }
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    groups = groups or planned_groups([expert.task for expert in experts], settings.group_size)
+    dense = sum(not is_adapter(expert.directory) for expert in experts) or 1
+    largest = min(dense, max(len(group) for level in groups for group in level))
+    width = DTYPES[settings.storage].itemsize
+    heads = sum(t.nbytes for expert in experts for t in expert.head.tensors.values())
+    model = 4 * sum(sizes.values()) + heads
+    looked = _lookups(shapes, source.config, kind)
+    gradient = 4 * sum(size for name, size in sizes.items() if name not in looked)
+    vectors = sum(sizes.values()) * width * largest
+    widest = max((size for name, size in sizes.items() if name not in looked), default=0)
+    stack = widest * (4 + width * largest)
+    if not settings.resident:
+        stack = min(stack, TILE_BYTES)
+    if memory.accelerator is None:
+        tile, staging = vectors if settings.resident else stack, 0
+    else:  # one tile is used while the next one arrives
+        tile = 2 * stack
+        staging = tile + vectors * settings.resident
+    activations = settings.batch_size * _activation_bytes(source.config, tokens)
+    overhead = int(KEPT * (gradient + activations)) + MODULES
+    peak = model + gradient + tile + activations + overhead
+    computing = "host" if memory.accelerator is None else "accelerator"
+    for what, needed, found in (
+        ("memory budget", peak, settings.memory_budget),
+        (f"memory of the {computing}", peak, memory.accelerator or memory.host),
+        ("memory of the host", staging, memory.host),
+    ):
+        if found is not None and needed > found:
+            raise NotEnoughMemory(
+                f"{what}: expected at least {needed:,} bytes (parameters {model:,}, gradients "
+                f"{gradient:,}, task vectors {tile:,}, activations {activations:,}, overhead "
+                f"{overhead:,}; staging {staging:,}), found {found:,}. Raise memory_budget, lower "
+                "batch_size, turn resident off, or take a larger machine."
+            )
+    disk = sum(
+        sum(sizes.values()) * (4 + width * len(group))
+        for level in groups
+        for group in level
+        if len(group) > 1 or len(level) == 1
+    )
+    residence = dict.fromkeys(("parameters", "gradients", "activations", "tile"), computing)
+    residence["task vectors"] = "host" if settings.resident else "file"
+    return Plan(
+        groups, model, gradient, tile, activations, overhead, peak, staging, disk, residence
+    )
+
+
+def planned_groups(
+    tasks: Sequence[str], size: int | None
+) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """Groups by arrival, level by level."""
+    levels = []
+    units: list[tuple[str, ...]] = [(task,) for task in tasks]
+    while True:
+        merged = [
+            tuple(task for index in group for task in units[index])
+            for group in chunks(len(units), size)
+        ]
+        levels.append(tuple(merged))
+        if len(merged) == 1:
+            return tuple(levels)
+        units = merged
+
+
+def _lookups(
+    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], kind: ModelKind
+) -> set[str]:
+    """Embeddings whose gradient is sparse: of a vocabulary, and not tied to an output."""
+    if kind != "text-classifier":
+        return set()
+    vocabulary = config.get("vocab_size")
+    return {name for name, shape in shapes.items() if len(shape) == 2 and shape[0] == vocabulary}
+
+
+def _activation_bytes(config: Mapping[str, Any], longest: int) -> int:
+    """Of one example: per token and layer about 8 hidden and 2 intermediate vectors in fp32.
+
+    Counted for a pre- or post-norm transformer layer with fused attention: the inputs of its linear
+    layers and norms, queries, keys, values, and the two sides of the activation function.
+    """
+    hidden = int(config.get("hidden_size") or config.get("d_model") or config.get("n_embd") or 0)
+    layers = int(
+        config.get("num_hidden_layers") or config.get("num_layers") or config.get("n_layer") or 0
+    )
+    inner = int(config.get("intermediate_size") or config.get("d_ff") or 4 * hidden)
+    if config.get("image_size") and config.get("patch_size"):
+        tokens = _area(config["image_size"]) // _area(config["patch_size"]) + 1
+    else:
+        positions = config.get("max_position_embeddings") or config.get("n_positions") or longest
+        tokens = min(int(positions), longest)
+    return 4 * tokens * layers * (8 * hidden + 2 * inner)
+
+
+def _area(side: int | Sequence[int]) -> int:
+    """Of a square's side, or of a height and a width; configurations have either."""
+    return math.prod(side) if isinstance(side, Sequence) else side**2

@@ -1,0 +1,183 @@
+"""The merged model as files, a deterministic function of base, experts and coefficients."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from merging.errors import Corrupt, InvalidInput
+from merging.experts.checkpoint import Checkpoint, digest_file
+from merging.experts.examples import ModelKind
+from merging.experts.expert import Expert
+from merging.experts.heads import Head
+from merging.models.coefficients import Coefficients
+from merging.safefile import Spec, write_tensors
+from merging.vectors.deltas import Source, backbone_names, summed_blocks
+from merging.vectors.preprocess import open_sources
+
+SHARD_BYTES = 5_000_000_000
+# What a model directory needs beside its weights; nothing that could be code or a pickle.
+COMPANIONS = (".json", ".txt", ".model", ".jinja")
+COEFFICIENTS = "coefficients.safetensors"
+Merged = Callable[[str], Tensor | Iterable[Tensor]]  # whole or in blocks, by canonical name
+
+
+def materialise(
+    base: Path,
+    experts: Sequence[Expert],
+    kind: ModelKind,
+    coefficients: Coefficients,
+    heads: Mapping[str, Head],
+    out: Path,
+) -> None:
+    """Writes `model/`, `heads/<task>/` and `coefficients.safetensors` into `out`.
+
+    They are written beside and renamed, so `out` is whole or not there. Computed in fp32 on the
+    CPU, one expert after the other in the order of the columns: the same bytes everywhere.
+
+    Raises:
+        InvalidInput: The coefficients belong to other experts or tensors.
+    """
+    source = Checkpoint.open(base)
+    _check(source, experts, coefficients)
+    merged = _merger(source, experts, kind, coefficients)
+    chosen = {task: heads[task] for task in coefficients.tasks}
+    write_model(source, kind, merged, chosen, out, coefficients)
+
+
+def write_model(
+    base: Checkpoint,
+    kind: ModelKind,
+    merged: Merged,
+    heads: Mapping[str, Head],
+    out: Path,
+    coefficients: Coefficients | None = None,
+) -> None:
+    """Writes a model directory whose backbone tensors are `merged(canonical name)`."""
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _write_backbone(base, kind, merged, beside / "model")
+        for task, head in heads.items():
+            head.save(beside / "heads" / task)
+        if coefficients is not None:
+            coefficients.save(beside / COEFFICIENTS)
+        beside.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def verify(base: Path, experts: Sequence[Expert], kind: ModelKind, merged: Path) -> None:
+    """Builds a merged model's backbone again from its coefficients and compares every file.
+
+    Raises:
+        Corrupt: A file is missing or its bytes differ.
+    """
+    coefficients = Coefficients.load(merged / COEFFICIENTS)
+    with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".verify.") as folder:
+        again = Path(folder) / "model"
+        source = Checkpoint.open(base)
+        _check(source, experts, coefficients)
+        _write_backbone(source, kind, _merger(source, experts, kind, coefficients), again)
+        for path in sorted(again.iterdir()):
+            found = merged / "model" / path.name
+            if not found.is_file() or digest_file(found) != digest_file(path):
+                raise Corrupt(
+                    f"{found}: expected the bytes that base, experts and coefficients give, found "
+                    "others. Materialise the model again from its coefficients."
+                )
+
+
+def merged_tensor(
+    base: Checkpoint, sources: Sequence[Source], coefficients: Tensor, name: str
+) -> Tensor:
+    """One merged tensor in the base's dtype and shape; arguments as of `merged_blocks`."""
+    blocks = list(merged_blocks(base, sources, coefficients, name))
+    return torch.cat(blocks).view(base.tensors[name].shape)
+
+
+def merged_blocks(
+    base: Checkpoint, sources: Sequence[Source], coefficients: Tensor, name: str
+) -> Iterator[Tensor]:
+    """One merged tensor in the base's dtype, block by block of its rows.
+
+    Args:
+        base: The base checkpoint.
+        sources: The experts' task vectors in column order.
+        coefficients: fp32 [experts] or [experts, rows].
+        name: Canonical name.
+    """
+    original = base.read(name)
+    for block in summed_blocks(original, base, sources, coefficients, name):
+        yield block.to(original.dtype)
+
+
+def _merger(
+    base: Checkpoint, experts: Sequence[Expert], kind: ModelKind, coefficients: Coefficients
+) -> Merged:
+    sources = open_sources(base, experts, kind, coefficients.preprocess)
+
+    def merged(name: str) -> Tensor | Iterable[Tensor]:
+        if name not in coefficients.values:
+            return base.read(name)
+        return merged_blocks(base, sources, coefficients.values[name], name)
+
+    return merged
+
+
+def _write_backbone(source: Checkpoint, kind: ModelKind, merged: Merged, out: Path) -> None:
+    names = {source.tensors[name].key: name for name in backbone_names(source, kind)}
+    specs = {
+        key: Spec(source.tensors[name].shape, source.tensors[name].dtype)
+        for key, name in names.items()
+    }
+    out.mkdir(parents=True)
+    for path in sorted(source.directory.iterdir()):
+        if path.suffix in COMPANIONS and path.is_file() and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, out / path.name)
+    shards = list(_shards(specs))
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        part = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
+        file = f"model{part}.safetensors"
+        write_tensors(out / file, shard, lambda key: merged(names[key]))
+        index.update(dict.fromkeys(shard, file))
+    if len(shards) > 1:
+        size = sum(spec.nbytes for spec in specs.values())
+        content = {"metadata": {"total_size": size}, "weight_map": index}
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        (out / "model.safetensors.index.json").write_text(text)
+
+
+def _shards(specs: Mapping[str, Spec]) -> Iterator[dict[str, Spec]]:
+    shard: dict[str, Spec] = {}
+    size = 0
+    for key, spec in specs.items():
+        if shard and size + spec.nbytes > SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[key] = spec
+        size += spec.nbytes
+    yield shard
+
+
+def _check(base: Checkpoint, experts: Sequence[Expert], coefficients: Coefficients) -> None:
+    tasks = tuple(expert.task for expert in experts)
+    unknown = sorted(set(coefficients.values) - set(base.tensors))
+    if tasks != coefficients.tasks or unknown:
+        raise InvalidInput(
+            where="coefficients of a merged model",
+            expected=f"columns {list(tasks)} for tensors of {base.directory}",
+            found=f"columns {list(coefficients.tasks)}, unknown tensors {unknown[:5]}",
+            remedy="Give the experts that the coefficients were learned for, in their order.",
+        )

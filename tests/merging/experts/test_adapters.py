@@ -1,0 +1,189 @@
+"""PEFT adapters against what PEFT itself makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.expert import Expert, open_expert
+from merging.learning.learn import learn_coefficients
+from merging.models.coefficients import Coefficients
+from merging.models.evaluate import evaluate
+from merging.models.materialise import materialise
+from merging.preflight import check_expert
+from merging.settings import MergeSettings
+from merging.vectors.deltas import dense_delta, mergeable_names, source_of
+from merging.vectors.mapped import TaskVectors, build_vectors
+from merging.vectors.stacks import LowRankPart, ScalingPart
+from tests.merging.tiny import WORDS, generation_table, moved, text_table
+from tests.tiny_tokenizer import SPECIAL, write_tokenizer
+
+KIND = "text-classifier"
+CPU = torch.device("cpu")
+LORA = LoraConfig(r=3, lora_alpha=7, task_type="SEQ_CLS", target_modules=["query", "dense"])
+VARIANTS = {
+    "lora": LORA,
+    "rslora": LoraConfig(
+        r=2, use_rslora=True, task_type="SEQ_CLS", target_modules=["query", "word_embeddings"]
+    ),
+    "patterns and biases": LoraConfig(
+        r=2,
+        bias="all",
+        rank_pattern={"value": 4},
+        alpha_pattern={"value": 3},
+        task_type="SEQ_CLS",
+        target_modules=["query", "value"],
+    ),
+    "ia3": IA3Config(
+        task_type="SEQ_CLS",
+        target_modules=["key", "value", "output.dense"],
+        feedforward_modules=["output.dense"],
+    ),
+}
+
+
+def write_adapter(
+    base: Path, directory: Path, config: object, seed: int
+) -> dict[str, torch.Tensor]:
+    """An adapter directory; gives the state of the model that PEFT merges it into."""
+    labels = {i: f"class-{i}" for i in range(3)}
+    model = BertForSequenceClassification.from_pretrained(base, id2label=labels)
+    torch.manual_seed(seed)
+    adapted = get_peft_model(model, config)
+    trainable = [p for p in adapted.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter in trainable:
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    adapted.save_pretrained(directory)
+    model.config.save_pretrained(directory)
+    text_table(seed).to_json(directory / "examples.jsonl", orient="records", lines=True)
+    return dict(adapted.merge_and_unload().state_dict())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_adapter_with_coefficient_one_is_what_peft_merges(
+    text_base: Path, tmp_path: Path, variant: str
+) -> None:
+    expected = write_adapter(text_base, tmp_path / "a", VARIANTS[variant], 1)
+    assert check_expert(text_base, tmp_path / "a", KIND) == ()
+    expert = open_expert("task", tmp_path / "a", KIND)
+    names = mergeable_names(text_base, [expert], KIND)
+    ones = Coefficients.constant(["task"], names, 1.0)
+    materialise(text_base, [expert], KIND, ones, {"task": expert.head}, tmp_path / "out")
+    merged = Checkpoint.open(tmp_path / "out/model")
+    for name in merged.tensors:
+        torch.testing.assert_close(
+            merged.read(name), expected[f"bert.{name}"], rtol=1e-5, atol=1e-6, msg=name
+        )
+    assert torch.equal(expert.head.tensors["classifier.weight"], expected["classifier.weight"])
+    gate = expert.split.gate
+    own = evaluate(expert.directory, expert.head, gate, CPU, base=text_base)
+    assert own == evaluate(tmp_path / "out/model", expert.head, gate, CPU)
+
+
+def test_fan_in_fan_out_weights_are_transposed(tmp_path: Path) -> None:
+    tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    size = len(SPECIAL) + len(WORDS)
+    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=32, vocab_size=size, **tokens)
+    base = GPT2LMHeadModel(config)
+    base.save_pretrained(tmp_path / "base")
+    write_tokenizer(tmp_path / "base", WORDS)
+    lora = LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=["c_attn"], fan_in_fan_out=True)
+    adapted = get_peft_model(base, lora)
+    moved(adapted, 1)  # type: ignore[arg-type]
+    GPT2LMHeadModel.from_pretrained(tmp_path / "base").config.save_pretrained(tmp_path / "a")
+    adapted.save_pretrained(tmp_path / "a")
+    generation_table(0).to_parquet(tmp_path / "a/examples.parquet")
+    expert = open_expert("task", tmp_path / "a", "generator")
+    source = Checkpoint.open(tmp_path / "base")
+    delta = dense_delta(
+        source_of(source, expert, "generator").delta("h.0.attn.c_attn.weight"),
+        source,
+        "h.0.attn.c_attn.weight",
+    )
+    layer = adapted.base_model.model.transformer.h[0].attn.c_attn
+    torch.testing.assert_close(delta, layer.get_delta_weight("default").detach())
+
+
+@pytest.fixture
+def adapters(text_base: Path, tmp_path: Path) -> list[Expert]:
+    for seed, variant in enumerate(VARIANTS):
+        write_adapter(text_base, tmp_path / f"a{seed}", VARIANTS[variant], seed)
+    return [open_expert(f"t{i}", tmp_path / f"a{i}", KIND) for i in range(len(VARIANTS))]
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_factored_products_equal_dense_ones(
+    text_base: Path,
+    text_experts: tuple[Expert, ...],
+    adapters: list[Expert],
+    tmp_path: Path,
+    rows: bool,
+) -> None:
+    experts = [*adapters, text_experts[0]]
+    base = Checkpoint.open(text_base)
+    names = mergeable_names(text_base, experts, KIND)
+    sources = [source_of(base, e, KIND) for e in experts]
+    build_vectors(tmp_path / "v.safetensors", base, sources, names)
+    vectors = TaskVectors(tmp_path / "v.safetensors")
+    forms = {type(part) for name in names for part in vectors.stack(name).parts}
+    assert {LowRankPart, ScalingPart} < forms
+    torch.manual_seed(0)
+    for name in names:
+        shape = base.tensors[name].shape
+        by_row = rows and len(shape) > 1
+        zero = torch.zeros(shape)
+        deltas = [dense_delta(source.delta(name), base, name) for source in sources]
+        dense = torch.stack([zero if d is None else d for d in deltas])
+        gradient = torch.randn(shape)
+        products = (dense * gradient).flatten(1 + by_row).sum(-1)
+        found = vectors.stack(name).inner(gradient, rows=by_row)
+        torch.testing.assert_close(found, products, rtol=1e-4, atol=1e-5)
+        c = torch.rand(products.shape)
+        out = torch.zeros(shape)
+        vectors.stack(name).add(out, c)
+        wide = c.view(*c.shape, *[1] * (dense.ndim - c.ndim))
+        torch.testing.assert_close(out, (dense * wide).sum(0), rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_and_full_checkpoints_learn_together(
+    text_base: Path, text_experts: tuple[Expert, ...], adapters: list[Expert], tmp_path: Path
+) -> None:
+    experts = [adapters[0], text_experts[0], adapters[3]]
+    settings = MergeSettings(steps=8, batch_size=64, learning_rate=0.05, objective="labels")
+    learned = learn_coefficients(text_base, experts, KIND, settings, work=tmp_path, device=CPU)
+    losses = [sum(record.losses.values()) for record in learned.history[1:]]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_dora": True},
+        {"init_lora_weights": "pissa"},  # whose factors were taken out of the base's weights
+        {"init_lora_weights": "loftq"},
+    ],
+)
+def test_an_adapter_that_is_no_plain_product_is_refused(
+    text_base: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    write_adapter(text_base, tmp_path / "a", VARIANTS["lora"], 1)
+    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, **changes}))
+    (mismatch,) = check_expert(text_base, tmp_path / "a", KIND)
+    assert all(name in mismatch.found for name in changes)
+
+
+def test_a_pickled_adapter_is_refused(text_base: Path, tmp_path: Path) -> None:
+    write_adapter(text_base, tmp_path / "a", VARIANTS["lora"], 1)
+    weights = tmp_path / "a/adapter_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    assert check_expert(text_base, tmp_path / "a", KIND)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from merging.errors import InvalidInput
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.expert import Expert
+from merging.experts.heads import Head
+from merging.learning.learn import learn_coefficients
+from merging.learning.state import StepRecord
+from merging.models.coefficients import Coefficients
+from merging.settings import MergeSettings
+
+CPU = torch.device("cpu")
+FAST = MergeSettings(steps=10, row_share=0.4, batch_size=4, evaluate_every=2, learning_rate=0.05)
+
+
+@pytest.mark.parametrize("objective", ["labels", "experts", "both", "entropy"])
+def test_learning_lowers_the_loss_on_held_out_examples(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path, objective: str
+) -> None:
+    settings = FAST.model_copy(update={"objective": objective, "steps": 20})
+    learned = learn_coefficients(
+        text_base, text_experts, "text-classifier", settings, work=tmp_path, device=CPU
+    )
+    looks = [sum(r.held_out.values()) for r in learned.history if r.held_out]
+    assert min(looks) < looks[0]
+
+
+def test_an_expert_that_is_alone_starts_as_it_is(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    learned = learn_coefficients(
+        text_base,
+        text_experts[:1],
+        "text-classifier",
+        MergeSettings(steps=0),
+        work=tmp_path,
+        device=CPU,
+    )
+    assert all(bool((value == 1).all()) for value in learned.coefficients.values.values())
+
+
+def test_the_same_seed_gives_the_same_bits(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    first, second = (
+        learn_coefficients(
+            text_base, text_experts, "text-classifier", FAST, work=tmp_path / name, device=CPU
+        )
+        for name in ("a", "b")
+    )
+    assert first.coefficients.digest == second.coefficients.digest
+    assert first.history == second.history
+
+
+def test_the_example_in_the_documentation_runs(
+    text_base: Path,
+    text_expert_directories: tuple[Path, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "method.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    for name, target in zip(
+        ("base", "reviews", "tweets"), (text_base, *text_expert_directories[:2]), strict=True
+    ):
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/method.md", "exec"), {})
+    AutoModel.from_pretrained(tmp_path / "merged" / "model")
+    assert Head.load(tmp_path / "merged" / "heads" / "reviews", "reviews").labels
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("killed_at", [5, 9])  # while tensors learn, and while rows do
+def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path, killed_at: int
+) -> None:
+    settings = FAST.model_copy(update={"tune_heads": True})
+
+    def die(record: StepRecord) -> None:
+        if record.step == killed_at:
+            raise Killed
+
+    whole = learn_coefficients(
+        text_base, text_experts, "text-classifier", settings, work=tmp_path / "a", device=CPU
+    )
+    with pytest.raises(Killed):
+        learn_coefficients(
+            text_base,
+            text_experts,
+            "text-classifier",
+            settings,
+            work=tmp_path / "b",
+            device=CPU,
+            progress=die,
+        )
+    seen: list[int] = []
+    resumed = learn_coefficients(
+        text_base,
+        text_experts,
+        "text-classifier",
+        settings,
+        work=tmp_path / "b",
+        device=CPU,
+        progress=lambda record: seen.append(record.step),
+    )
+    assert seen == list(range(killed_at, 11))
+    assert resumed.coefficients.digest == whole.coefficients.digest
+    assert {t: h.digest for t, h in resumed.heads.items()} == {
+        t: h.digest for t, h in whole.heads.items()
+    }
+    assert resumed.history == whole.history
+
+
+def test_frozen_columns_stay_and_new_ones_are_learned(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    names = list(Checkpoint.open(text_base).tensors)
+    start = Coefficients.constant(("task-0", "task-1"), names, 0.75)
+    learned = learn_coefficients(
+        text_base,
+        text_experts,
+        "text-classifier",
+        FAST.model_copy(update={"holdout": 0}),
+        start=start,
+        frozen=["task-0", "task-1"],
+        work=tmp_path,
+        device=CPU,
+    ).coefficients
+    for name, value in learned.values.items():
+        assert bool((value[:2] == 0.75).all()), name
+    assert any(abs(float(v[2].mean()) - FAST.initial) > 1e-3 for v in learned.values.values())
+
+
+def test_rows_of_a_start_keep_still_until_rows_learn(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    base = Checkpoint.open(text_base)
+    name = "encoder.layer.0.intermediate.dense.weight"
+    start = Coefficients.constant([e.task for e in text_experts], list(base.tensors), 0.3)
+    rows = torch.linspace(0.1, 0.5, base.tensors[name].shape[0])
+    start.values[name] = rows.repeat(len(text_experts), 1)
+
+    def spread(row_share: float) -> torch.Tensor:
+        settings = FAST.model_copy(update={"holdout": 0, "row_share": row_share})
+        learned = learn_coefficients(
+            text_base,
+            text_experts,
+            "text-classifier",
+            settings,
+            start=start,
+            work=tmp_path,
+            device=CPU,
+        ).coefficients.values[name]
+        assert abs(float(learned.mean()) - 0.3) > 1e-3
+        return learned - learned.mean(1, keepdim=True)
+
+    still = (rows - rows.mean()).expand(len(text_experts), -1)
+    torch.testing.assert_close(spread(row_share=0), still)
+    assert not torch.allclose(spread(row_share=0.5), still, atol=1e-3)
+
+
+def test_a_task_twice_is_refused(
+    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+) -> None:
+    twice = [text_experts[0], text_experts[0]]
+    with pytest.raises(InvalidInput, match="each task once"):
+        learn_coefficients(text_base, twice, "text-classifier", FAST, work=tmp_path, device=CPU)

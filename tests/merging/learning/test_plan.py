@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from merging.errors import NotEnoughMemory
+from merging.experts.expert import Expert
+from merging.learning.plan import Memory, make_plan, planned_groups
+from merging.settings import MergeSettings
+
+KIND = "text-classifier"
+HOST = Memory(1 << 40)
+
+
+def test_groups_of_two_over_five_experts_take_three_levels() -> None:
+    levels = planned_groups("abcde", 2)
+    assert [len(level) for level in levels] == [3, 2, 1]
+    assert levels[-1] == (tuple("abcde"),)
+    assert planned_groups("abcde", None) == ((("a", "b", "c", "d", "e"),),)
+
+
+def test_streaming_needs_no_more_for_more_experts_beyond_a_tile(
+    text_base: Path, text_experts: tuple[Expert, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("merging.learning.plan.TILE_BYTES", 1000)
+    heads = sum(t.nbytes for t in text_experts[2].head.tensors.values())
+    two = make_plan(text_base, text_experts[:2], KIND, MergeSettings(), HOST)
+    three = make_plan(text_base, text_experts, KIND, MergeSettings(), HOST)
+    assert three.peak - two.peak == heads
+    resident = make_plan(text_base, text_experts, KIND, MergeSettings(resident=True), HOST)
+    assert resident.tile == 3 * (resident.model - 3 * heads)
+    compact = make_plan(text_base, text_experts, KIND, MergeSettings(storage="int8"), HOST)
+    assert compact.disk < three.disk
+
+
+def test_the_plan_says_what_is_where(text_base: Path, text_experts: tuple[Expert, ...]) -> None:
+    streamed = make_plan(text_base, text_experts, KIND, MergeSettings(), HOST)
+    assert set(streamed.residence.values()) == {"host", "file"}
+    assert streamed.staging == 0
+    assert streamed.to_json()["peak_bytes"] == streamed.peak
+    settings = MergeSettings(resident=True)
+    there = make_plan(text_base, text_experts, KIND, settings, Memory(1 << 40, 1 << 40))
+    assert there.residence["parameters"] == "accelerator"
+    assert there.residence["task vectors"] == "host"
+    assert there.tile < there.staging
+
+
+@pytest.mark.parametrize(
+    ("settings", "memory", "what"),
+    [
+        (MergeSettings(memory_budget=1000), HOST, "memory budget"),
+        (MergeSettings(), Memory(1000), "memory of the host"),
+        (MergeSettings(), Memory(1 << 40, 1000), "memory of the accelerator"),
+        (MergeSettings(resident=True), Memory(1000, 1 << 40), "memory of the host"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_numbers(
+    text_base: Path,
+    text_experts: tuple[Expert, ...],
+    settings: MergeSettings,
+    memory: Memory,
+    what: str,
+) -> None:
+    with pytest.raises(NotEnoughMemory, match=rf"{what}: .* found 1,000\. .*lower batch_size"):
+        make_plan(text_base, text_experts, KIND, settings, memory)
+
+
+def test_memory_is_what_this_machine_or_its_control_group_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr("merging.learning.plan._CGROUP_LIMIT", limit)
+    whole = Memory.of(torch.device("cpu"))
+    limit.write_text("max\n")
+    assert Memory.of(torch.device("cpu")) == whole
+    limit.write_text("1000000\n")
+    assert Memory.of(torch.device("cpu")) == Memory(1_000_000)
