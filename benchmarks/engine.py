@@ -33,6 +33,7 @@ LARGE |= {"intermediate_size": 3072}  # BERT base: 109 M parameters
 
 
 def step_times(bench: Bench, sizes: list[int], pairs: int) -> list[Row]:
+    """A step against the bare forwards and backwards in it, by number of experts."""
     rows = []
     for experts in sizes:
         for tasks, goals in ((8, {8: 1.10, 32: 1.30}), (1, {8: 1.30})):
@@ -57,6 +58,7 @@ def step_times(bench: Bench, sizes: list[int], pairs: int) -> list[Row]:
 
 
 def other_forms(bench: Bench, pairs: int) -> list[Row]:
+    """The same step as plain autograd and as AdaMerging's code does it, against the bare one."""
     rows = []
     plain = bench.models(1)
     vectors = bench.vectors(8)
@@ -139,6 +141,7 @@ def materialising(bench: Bench, experts: int, pairs: int) -> list[Row]:
 
 
 def storage(bench: Bench, pairs: int) -> list[Row]:
+    """Bytes of the task vectors as they are kept, and what a step with them takes."""
     rows = []
     whole = bench.vectors(8).nbytes
     plain = bench.models(1)
@@ -167,6 +170,7 @@ def large_base(work: Path, small: Path) -> Path:
 
 
 def main() -> None:
+    """Prints every row, and how many goals were reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experts", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--pairs", type=int, default=7, help="pairs of runs for each ratio")

@@ -80,6 +80,7 @@ def given_bench(kind: ModelKind, base: Path, experts: Sequence[str]) -> Bench:
 
 
 def main() -> None:
+    """Prints the accuracy of each expert and of the base with the expert's head."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=list(NAMES), action="append", help="only this backbone")
     parser.add_argument("--seeds", type=int, default=2)

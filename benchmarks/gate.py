@@ -35,6 +35,7 @@ SIZES = (100, 200, 500, 1_000, 2_000, 3_000)
 
 
 def main() -> None:
+    """Prints the tables, each from random numbers of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the draws")
     parser.add_argument("--bootstrap", action="store_true", help="only the bootstrap bound")
@@ -78,8 +79,9 @@ def undecided(wins: Floats, losses: Floats, n: int) -> Floats:
 
 
 def print_pass_rates(rng: np.random.Generator, draws: int) -> None:
+    """Table 1: how often each rule promotes, by true difference and number of examples."""
     rules: dict[str, Callable[[Floats, Floats, int], Floats]] = {
-        "naive rule promotes": lambda wins, losses, n: wins >= losses,
+        "naive rule promotes": lambda wins, losses, _n: wins >= losses,
         "gate promotes": lambda w, lo, n: passes(w, lo, n, POLICY.margin, POLICY.confidence),
         "gate asks for more examples": undecided,
     }
@@ -97,6 +99,7 @@ def print_pass_rates(rng: np.random.Generator, draws: int) -> None:
 
 
 def print_size(rng: np.random.Generator, draws: int) -> None:
+    """Table 2: how often the gate promotes a loss of exactly the margin."""
     error = np.sqrt(0.05 * 0.95 / draws)
     heading(
         "2. False promotion at a true loss of exactly the margin, in percent "
@@ -114,6 +117,7 @@ def print_size(rng: np.random.Generator, draws: int) -> None:
 
 
 def print_ladder(rng: np.random.Generator, draws: int) -> None:
+    """Table 3: what several tries on the same examples do to the error rate."""
     heading(
         "3. Three rungs of a ladder on the same examples, each with a true loss of the margin: "
         "percent of arrivals of which one rung is promoted (1,000 examples)"
@@ -127,6 +131,7 @@ def print_ladder(rng: np.random.Generator, draws: int) -> None:
 
 
 def print_number_of_tasks(rng: np.random.Generator, draws: int) -> None:
+    """Table 4: how often good candidates are bounced, by number of tasks."""
     heading(
         "4. Bounced although every task is truly as good, in percent, by number of old tasks "
         f"(disagreement {DISAGREEMENT:.0%})"
@@ -146,6 +151,7 @@ RULES = ("naive", "gate without floor", *FLOORS)
 
 
 def print_drift(rng: np.random.Generator, runs: int) -> None:
+    """Table 5: where old tasks are after many promotions."""
     heading(
         f"5. After {PROMOTIONS} promotions: true change of {TASKS} old tasks in points "
         f"({EXAMPLES:,} gate examples each, never renewed unless fresh; base {BASE:.0%}, "
@@ -211,6 +217,7 @@ def drift(rng: np.random.Generator, rule: str, mean: float) -> tuple[float, floa
 
 
 def promotes(rule: str, champion: Floats, candidate: Floats) -> bool:
+    """Whether a rule promotes a candidate, from right answers, bool [tasks, examples]."""
     if rule == "naive":
         return bool(candidate.mean() >= champion.mean())
     wins = (candidate & ~champion).sum(axis=1).astype(np.float64)
@@ -222,6 +229,7 @@ def promotes(rule: str, champion: Floats, candidate: Floats) -> bool:
 
 
 def print_bootstrap(rng: np.random.Generator, sets: int) -> None:
+    """Table 6: the same as table 2 for macro-F1, whose bound is a bootstrap's."""
     heading(
         "6. macro-F1 of 5 equally frequent classes, true loss of exactly the margin: percent promoted "
         f"({sets} gate sets a cell, standard error {100 * np.sqrt(0.05 * 0.95 / sets):.1f})"
@@ -249,10 +257,12 @@ def macro_f1_bound(rng: np.random.Generator, n: int, classes: int, accuracy: flo
 
 
 def heading(text: str) -> None:
+    """Prints a table's heading."""
     print(f"\n{text}\n")
 
 
 def table(header: list[str], rows: list[list[str]]) -> None:
+    """Prints a Markdown table with even columns."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, ["-" * width for width in widths], *rows]:
         print("| " + " | ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + " |")
@@ -260,10 +270,12 @@ def table(header: list[str], rows: list[list[str]]) -> None:
 
 
 def points(share: float) -> str:
+    """A share in points, without trailing zeros."""
     return f"{100 * share:.2f}".rstrip("0").rstrip(".").replace("-", "−")
 
 
 def percent(share: float) -> str:
+    """A share in percent, with one decimal."""
     return f"{100 * share:.1f}"
 
 

@@ -56,6 +56,7 @@ def _status(key: str) -> int:
 
 
 def memory(bench: Bench, sizes: list[int]) -> list[Row]:
+    """Peak memory of each form by number of experts, and what one more expert takes."""
     rows = []
     peaks = {k: peak_bytes(bench.directory, bench.work, "streamed", k) for k in sizes}
     slope = (peaks[sizes[-1]] - peaks[sizes[0]]) / (sizes[-1] - sizes[0]) / bench.model_bytes

@@ -50,6 +50,7 @@ Measure = Callable[[Laboratory], Result]
 
 
 def main() -> None:
+    """Prints the tables that were asked for, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=list(NAMES), action="append", help="only this backbone")
     parser.add_argument("--table", choices=TABLES, action="append", help="only this table")

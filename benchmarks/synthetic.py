@@ -40,6 +40,7 @@ class Row:
     reached: bool | None = None
 
     def __str__(self) -> str:
+        """As a line of the table."""
         mark = {None: "", True: "reached", False: "NOT reached"}[self.reached]
         return f"{self.what:<74} {self.found:>18}  {self.goal:<9} {mark}"
 
@@ -80,6 +81,7 @@ class Bench:
         self.targets = torch.randint(0, CLASSES, (BATCH,))
 
     def head(self, number: int) -> Head:
+        """A random head with four classes."""
         labels = {str(i): f"label {i}" for i in range(CLASSES)}
         config = {**self.base.config, "id2label": labels, "label2id": {}}
         weight = torch.randn(CLASSES, int(self.base.config["hidden_size"])) * 0.05
@@ -87,10 +89,12 @@ class Bench:
         return Head(f"t{number}", config, tensors)
 
     def models(self, tasks: int) -> TaskModels:
+        """Task models with random heads on one merged backbone."""
         heads = [self.head(i) for i in range(tasks)]
         return TaskModels(self.base, heads, KIND, self.names, CPU)
 
     def vectors(self, experts: int, storage: str = "fp32") -> TaskVectors:
+        """The task vectors of so many synthetic experts, from a file in the work folder."""
         path = self.work / f"{self.directory.name}-{experts}-{storage}.safetensors"
         sources = [Noise(self.base, i) for i in range(experts)]
         lookups = self.models(1).lookups
@@ -98,6 +102,7 @@ class Bench:
         return TaskVectors(path)
 
     def merge(self, models: TaskModels, experts: int, storage: str = "fp32") -> StreamedMerge:
+        """A streamed merge of so many experts into the parameters of `models`."""
         weights = {
             n: TensorWeights(torch.full((experts,), 0.1), tanh=True, learning_rate=0.01)
             for n in self.names
@@ -105,6 +110,7 @@ class Bench:
         return StreamedMerge(models.merged, self.vectors(experts, storage), weights, models.lookups)
 
     def loss(self, models: TaskModels, task: int) -> Tensor:
+        """Cross-entropy of one task's batch, a scalar with a graph."""
         ids = self.ids[task]
         logits = models.models[f"t{task}"](
             input_ids=ids, attention_mask=torch.ones_like(ids)
@@ -112,12 +118,14 @@ class Bench:
         return objective_loss("labels", logits, self.targets, None)
 
     def bare(self, models: TaskModels, tasks: int) -> None:
+        """Forwards and backwards without merging; gradients are dropped at the end."""
         for task in range(tasks):
             self.loss(models, task).backward()
         for parameter in models.merged.values():
             parameter.grad = None
 
     def step(self, models: TaskModels, merge: StreamedMerge, tasks: int) -> None:
+        """One step of the merge: the same, with the coefficients updated."""
         merge.step += 1
         for task in range(tasks):
             merge.last_backward = task == tasks - 1

@@ -20,7 +20,6 @@ from transformers import AutoModel
 
 from benchmarks.laboratory import Laboratory, Result
 from infra.demo.tasks import TASKS
-from merging.experts.examples import ModelKind
 from merging.serving import Encoder
 from merging.settings import MergeSettings
 
@@ -76,20 +75,18 @@ def probe_accuracy(laboratory: Laboratory, task: str, model: Path) -> float:
     rows = table[table["split"] == "train"]
     backbone = AutoModel.from_pretrained(model).eval()
     encoder = Encoder(bench.base, bench.kind, backbone.config.to_dict())
-    train = _features(backbone, encoder, bench.kind, rows[TASKS[task].column].tolist())
+    train = _features(backbone, encoder, rows[TASKS[task].column].tolist())
     labels = laboratory.experts[task].head.labels
     targets = rows["label"].map({label: i for i, label in enumerate(labels)}).to_numpy()
     mean, scale = train.mean(axis=0), train.std()
     probe = LogisticRegression(C=0.03, max_iter=300).fit((train - mean) / scale, targets)
     gate = laboratory.gate[task]
-    tested = (_features(backbone, encoder, bench.kind, list(gate.inputs)) - mean) / scale
+    tested = (_features(backbone, encoder, list(gate.inputs)) - mean) / scale
     return float((probe.predict(tested) == np.array(gate.targets)).mean())
 
 
 @torch.inference_mode()
-def _features(
-    backbone: Any, encoder: Encoder, kind: ModelKind, inputs: list[Any]
-) -> npt.NDArray[np.float32]:
+def _features(backbone: Any, encoder: Encoder, inputs: list[Any]) -> npt.NDArray[np.float32]:
     """Mean of the last hidden states over tokens or patches, [inputs, hidden]."""
     found = np.empty((len(inputs), backbone.config.hidden_size), np.float32)
     for indices, batch in encoder.encoded_batches(inputs):

@@ -1,4 +1,4 @@
-"""Audit: is what is deployed still what was decided? Scheduled every night::
+"""Audit: is what is deployed still what was decided? Scheduled every night.
 
 supermerge audit demo
 """

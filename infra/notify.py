@@ -16,7 +16,7 @@ from infra.families import Family, Target
 
 Event = Literal["needs-review", "promoted", "bounced", "rolled-back", "audit-failed"]
 _TIMEOUT = 10.0  # seconds a webhook may take
-_WAITS: Sequence[float] = (1.0, 4.0)  # seconds before each further try
+WAITS: Sequence[float] = (1.0, 4.0)  # seconds before each further try
 _PATIENCE = 60.0  # seconds for all targets together; a merge waits no longer than that
 
 
@@ -53,7 +53,7 @@ def send(family: Family, notice: Notice) -> Iterator[tuple[str, str]]:
 
 def _deliver(target: Target, notice: Notice, faults: dict[Target, str]) -> None:
     """Tries a few times; leaves what went wrong the last time in ``faults``."""
-    for wait in (*_WAITS, None):
+    for wait in (*WAITS, None):
         try:
             _send(target, notice)
         except Exception as error:  # noqa: BLE001 - whatever a target does must not stop a merge

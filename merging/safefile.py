@@ -44,6 +44,7 @@ class Spec:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the tensor in memory and in a file."""
         return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
 
 

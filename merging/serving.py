@@ -60,7 +60,7 @@ def model_class(config: PretrainedConfig, kind: str) -> Any:
             "image-classifier": AutoModelForImageClassification,
         }[kind]
     try:
-        found = auto._model_mapping[type(config)]
+        found = auto._model_mapping[type(config)]  # noqa: SLF001 - nothing public tells the class
     except KeyError as error:
         raise TaskError(
             f"transformers has no {kind} for model type {config.model_type}."
@@ -285,7 +285,7 @@ class MergedModel:
             for row in rows
         ]
 
-    def predict(self, model_input: Any, params: Any = None) -> list[dict[str, Any]]:
+    def predict(self, model_input: Any, params: Any = None) -> list[dict[str, Any]]:  # noqa: ARG002
         """Answers a request as MLflow hands it over.
 
         Args:

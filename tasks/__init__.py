@@ -1,0 +1,1 @@
+"""What the flows do: one side effect each, as Prefect tasks that can be retried."""

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from merging.errors import MergeQueueError, Unavailable
 
 
-def passes_by_itself(task: Any, run: Any, state: Any) -> bool:
+def passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:
     """True for a fault of a server or the network; our own refusals stay what they are."""
     try:
         state.result()

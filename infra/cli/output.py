@@ -13,7 +13,7 @@ from infra.settings import Settings
 from merging.errors import MergeQueueError
 
 console = Console()
-_errors = Console(stderr=True)
+errors = Console(stderr=True)
 
 
 class FriendlyGroup(TyperGroup):
@@ -24,7 +24,7 @@ class FriendlyGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except MergeQueueError as error:
-            _errors.print(f"[red]{escape(str(error))}[/red]")
+            errors.print(f"[red]{escape(str(error))}[/red]")
             ctx.exit(1)
 
 

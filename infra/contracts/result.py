@@ -28,4 +28,5 @@ class ContractResult:
     raw: dict[str, Any]
 
     def to_json(self) -> str:
+        """All of it as JSON, with Great Expectations' own result."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""The demo: real experts of a real model, trained here and brought to the queue."""

@@ -32,7 +32,7 @@ def start_stack(
     *,
     first_port: int | None = None,
     mlflow_auth: bool | None = None,
-    report: Report = lambda step: None,
+    report: Report = lambda _step: None,
 ) -> Settings:
     """Starts what is not up, then tells the servers of flows, families and webhooks.
 
@@ -86,7 +86,7 @@ def start_stack(
     return settings
 
 
-def stop_stack(state_dir: Path | None = None, *, report: Report = lambda step: None) -> None:
+def stop_stack(state_dir: Path | None = None, *, report: Report = lambda _step: None) -> None:
     """Stops every part of the stack; data, ports and secrets stay for the next start."""
     state_dir = (state_dir or default_state_dir()).absolute()
     if not state_dir.is_dir():

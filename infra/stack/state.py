@@ -46,26 +46,32 @@ class StackState(BaseModel):
 
     @property
     def mlflow_port(self) -> int:
+        """Port of MLflow's server, the first of the block."""
         return self.first_port
 
     @property
     def prefect_port(self) -> int:
+        """Port of Prefect's server."""
         return self.first_port + 1
 
     @property
     def receiver_port(self) -> int:
+        """Port on which MLflow's webhooks arrive."""
         return self.first_port + 2
 
     @property
     def s3_port(self) -> int:
+        """Port of the S3 interface."""
         return self.first_port + 3
 
     @property
     def worker_port(self) -> int:
+        """Port on which the worker says whether it is well."""
         return self.first_port + 4
 
     @property
     def s3_inner_ports(self) -> range:
+        """Ports that SeaweedFS talks to itself on."""
         return range(self.first_port + 5, self.first_port + BLOCK)
 
 

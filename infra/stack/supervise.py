@@ -50,6 +50,7 @@ class Part:
 
     @property
     def port(self) -> int:
+        """The port at the end of the address."""
         return int(self.address.rpartition(":")[2])
 
     @property
@@ -108,9 +109,11 @@ class Supervisor:
         self.logs = state_dir / "logs"
 
     def log_of(self, name: str) -> Path:
+        """The file that a part's output goes to."""
         return self.logs / f"{name}.log"
 
     def record_of(self, name: str) -> Record | None:
+        """The process that was started for a part and not stopped; None where there is none."""
         path = self.records / f"{name}.json"
         return Record(**json.loads(path.read_text())) if path.exists() else None
 

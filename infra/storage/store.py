@@ -52,9 +52,11 @@ class S3Uri:
         return cls(parsed.netloc, "/".join(parts))
 
     def __truediv__(self, child: str) -> S3Uri:
+        """A key below this one."""
         return S3Uri(self.bucket, f"{self.key}/{child}")
 
     def __str__(self) -> str:
+        """As `s3://bucket/key`."""
         return f"s3://{self.bucket}/{self.key}"
 
 

@@ -46,6 +46,7 @@ class Examples:
     labels: tuple[str, ...]
 
     def __len__(self) -> int:
+        """Number of examples."""
         return len(self.inputs)
 
     @cached_property

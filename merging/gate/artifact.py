@@ -23,7 +23,8 @@ def check_weights(
 
     Args:
         base: Checkpoint directory of the base.
-        candidate, champion: Directories of merged backbones; no champion: nothing is deployed.
+        candidate: Directory of the merged backbone.
+        champion: Directory of the deployed one; None where nothing is deployed.
         kind: Of the models.
     """
     ours, theirs = Checkpoint.open(candidate), Checkpoint.open(base)
@@ -63,8 +64,8 @@ def check_latency(candidate: Sequence[float], champion: Sequence[float], factor:
     """Whether predictions take at most `factor` times as long as the deployed model's.
 
     Args:
-        candidate, champion: Seconds of repeated predictions on the same inputs, on one machine and
-            taken alternately. Medians are compared: they shrug off a busy moment.
+        candidate: Seconds of repeated predictions. Medians are compared: they shrug off a busy moment.
+        champion: The same of the deployed model, on the same inputs and machine, taken alternately.
         factor: Allowed ratio.
     """
     if not candidate or not champion or min(champion) <= 0:

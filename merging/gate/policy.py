@@ -41,6 +41,7 @@ class TaskPolicy(BaseModel):
         return self
 
     def retention_floor(self, role: Role) -> float:
+        """The floor for a task that is deployed already, or for one that arrives."""
         return self.retention_floor_old if role == "old" else self.retention_floor_new
 
 

@@ -152,6 +152,7 @@ class GateReport(_Value):
         return [decision.row() for decision in self.tasks]
 
     def to_json(self) -> str:
+        """All of it as JSON, which `from_json` reads."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
 
     @classmethod

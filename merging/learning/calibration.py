@@ -44,6 +44,7 @@ class CalibrationSet:
     places: Tensor
 
     def __len__(self) -> int:
+        """Number of examples."""
         return len(self.rows)
 
     def loss(self, model: Any, indices: Sequence[int], settings: MergeSettings) -> Tensor:

@@ -49,7 +49,8 @@ def is_better(
     tasks, and measured by that no step towards a new one would ever be better.
 
     Args:
-        losses, before: Of the two states by task, fp64 [examples].
+        losses: Of the one state by task, fp64 [examples].
+        before: Of the other state, likewise.
         at_base: Mean loss of the unmerged base by task.
     """
     shares = {t: (loss + SMALL) / (at_base[t] + SMALL) for t, loss in losses.items()}

@@ -87,4 +87,4 @@ def _share(
         name = by_address.get(value.data_ptr())
         if name is not None and name in parameters:
             owner, _, leaf = path.rpartition(".")
-            modules[owner]._parameters[leaf] = parameters[name]
+            setattr(modules[owner], leaf, parameters[name])

@@ -99,7 +99,8 @@ class TensorWeights:
         """
         gradient = inner * (1 - self._w().tanh().square_()) if self.tanh else inner
         if self.by_row:
-            assert self.own is not None and self._row_adam is not None
+            assert self.own is not None
+            assert self._row_adam is not None
             if self.rows_learn:
                 self._row_adam.step(self.own, gradient, step, self.row_learning_rate)
                 self.own.mul_(1 - self.row_decay)

@@ -33,6 +33,7 @@ class Coefficients:
     preprocess: Preprocess = "none"
 
     def __post_init__(self) -> None:
+        """Refuses values without a column per expert."""
         for name, value in self.values.items():
             if value.ndim not in (1, 2) or value.shape[0] != len(self.tasks):
                 raise InvalidInput(

@@ -36,6 +36,7 @@ class Outcomes:
     targets: tuple[int, ...] | tuple[str, ...]
 
     def __post_init__(self) -> None:
+        """Refuses outcomes that do not fit together."""
         lengths = (len(self.keys), len(self.predicted), len(self.targets))
         if len(set(lengths)) != 1:
             raise _invalid(
@@ -51,6 +52,7 @@ class Outcomes:
             raise _invalid("class indices (int) or texts (str) only", f"{' and '.join(found)}")
 
     def __len__(self) -> int:
+        """Number of examples."""
         return len(self.keys)
 
     @property
@@ -74,6 +76,7 @@ class Outcomes:
         )
 
     def to_json(self) -> str:
+        """All of it as JSON, which `from_json` reads."""
         return json.dumps(
             {"keys": self.keys, "predicted": self.predicted, "targets": self.targets},
             ensure_ascii=False,

@@ -80,7 +80,7 @@ def open_adapter(directory: Path, base: Checkpoint, head: Head, kind: ModelKind)
 def summed_blocks(
     start: Tensor, base: Checkpoint, sources: Sequence[Source], coefficients: Tensor, name: str
 ) -> Iterator[Tensor]:
-    """start + Σ coefficients[i] · τ(i), bit for bit the same on every machine.
+    """The sum start + Σ coefficients[i] · τ(i), bit for bit the same on every machine.
 
     Args:
         start: In the tensor's shape.

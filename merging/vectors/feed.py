@@ -75,7 +75,8 @@ class StagedFeed:
         ahead = self._next.get(key)
         if ahead is not None and other.key != (ahead[0], ahead[1].start or 0):
             self._load(other, *ahead)
-        assert current.base is not None and current.stack is not None
+        assert current.base is not None
+        assert current.stack is not None
         return current.base, current.stack
 
     def rows(self, name: str, rows: Tensor) -> tuple[Tensor, Stack]:

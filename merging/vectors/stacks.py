@@ -33,7 +33,7 @@ class Part(Protocol):
         ...
 
     def add(self, out: Tensor, coefficients: Tensor) -> None:
-        """out += Σ coefficients[i] · τi, for coefficients [k] or [k, rows]."""
+        """Adds Σ coefficients[i] · τi to `out`, for coefficients [k] or [k, rows]."""
         ...
 
     def take(self, rows: Rows) -> Part:
@@ -228,7 +228,7 @@ class Stack:
         return found
 
     def add(self, out: Tensor, coefficients: Tensor) -> None:
-        """out += Σ coefficients[i] · τi in place, for coefficients [experts] or [experts, rows]."""
+        """Adds Σ coefficients[i] · τi to `out`, for coefficients [experts] or [experts, rows]."""
         for part in self.parts:
             whole = len(part.columns) == self.num_experts
             part.add(out, coefficients if whole else coefficients[part.columns])

@@ -30,7 +30,7 @@ class Typed:
 def person(monkeypatch: pytest.MonkeyPatch) -> str:
     """Who types, before a wide terminal."""
     monkeypatch.setenv("LOGNAME", "ada")
-    for console in (output.console, output._errors):
+    for console in (output.console, output.errors):
         monkeypatch.setattr(console, "_width", 400)
     return "ada"
 
@@ -56,7 +56,8 @@ def test_approve_promotes_and_records_who_and_why_and_a_second_decision_is_refus
     approved = Typed("approve", review_queue.name, version.version, "--reason", "Reads well.")
 
     assert approved.status == 0
-    assert approved.text.startswith("Promoted (1)") and "decided by ada" in approved.text
+    assert approved.text.startswith("Promoted (1)")
+    assert "decided by ada" in approved.text
     entry = review_queue.promotions.newest()
     assert (entry.decided_by, entry.reason) == ("ada", "Reads well.")
     assert review_queue.registry.aliases(review_queue.name) == {"champion": version.version}
@@ -122,7 +123,8 @@ def test_history_diff_rollback_and_release_tell_and_undo_what_happened(queue, ex
 
     history = Typed("history", queue.name).text
     assert history.count("policy: auto") == 2
-    assert re.search(r"weather [01]\.\d{3}", history) and re.search(r"food [01]\.\d{3}", history)
+    assert re.search(r"weather [01]\.\d{3}", history)
+    assert re.search(r"food [01]\.\d{3}", history)
     diff = Typed("diff", queue.name, 1, 2).text
     assert f"– → {food.ref}" in diff
     assert f"{queue.name}-weather/1" in diff
@@ -133,7 +135,9 @@ def test_history_diff_rollback_and_release_tell_and_undo_what_happened(queue, ex
     back = Typed("rollback", queue.name, "--reason", "trying it out")
     assert back.text.startswith("Version 1 is deployed (promotion 3).")
     history = Typed("history", queue.name).text
-    assert "rollback" in history and "ada" in history and "trying it out" in history
+    assert "rollback" in history
+    assert "ada" in history
+    assert "trying it out" in history
     assert "held" in Typed("explain", food.ref).text
     assert "is waiting again" in Typed("release", food.ref).text
 

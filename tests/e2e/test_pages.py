@@ -28,7 +28,8 @@ def test_a_decided_merge_is_told_in_mlflow_and_in_prefect(queue, expert, land):
     manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
     assert "report/data-docs/index.html" in manifest.files, "and beside the model in the store"
     page = queue.store.read(version.location / "report/data-docs/index.html").decode()
-    assert "examples of weather" in page and "gate report" in page
+    assert "examples of weather" in page
+    assert "gate report" in page
     report = json.loads(queue.store.read(version.location / "report/report.json"))
     contracts = {c["name"]: c["raw"]["success"] for c in report["contracts"]}
     assert contracts == {"examples of weather": True, "gate report": True}
@@ -42,13 +43,16 @@ def test_a_decided_merge_is_told_in_mlflow_and_in_prefect(queue, expert, land):
         "weather gate",
     }
     description = client.get_model_version(queue.name, str(version.version)).description
-    assert description.startswith("**Passed") and "| weather | new |" in description
+    assert description.startswith("**Passed")
+    assert "| weather | new |" in description
     assert version.run_id in description, "links the report"
 
     decision = Artifact.get(f"{queue.name}-relearn-decision")
-    assert decision.type == "markdown" and version.run_id in decision.data
+    assert decision.type == "markdown"
+    assert version.run_id in decision.data
     scores = Artifact.get(f"{queue.name}-relearn-scores")
-    assert scores.type == "table" and json.loads(scores.data)[0]["task"] == "weather"
+    assert scores.type == "table"
+    assert json.loads(scores.data)[0]["task"] == "weather"
     assert version.run_id in Artifact.get(f"{queue.name}-relearn-report").data
 
 

@@ -42,8 +42,9 @@ def trainer(guarded: Settings) -> None:
     httpx.post(address, json=user, auth=guarded.mlflow_login).raise_for_status()
 
 
+@pytest.mark.usefixtures("trainer")
 def test_a_trainer_lands_an_expert_and_decides_nothing(
-    guarded: Settings, trainer: None, queue, expert, land, monkeypatch: pytest.MonkeyPatch
+    guarded: Settings, queue, expert, land, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

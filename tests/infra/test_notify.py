@@ -14,7 +14,7 @@ from infra.families import Family
 from infra.notify import Notice, send
 
 NOTICE = Notice("promoted", "f", "f version 2 is deployed", "Merges a.")
-TRIES = 1 + len(notify._WAITS)
+TRIES = 1 + len(notify.WAITS)
 
 
 def family(*targets: dict[str, str]) -> Family:
@@ -65,7 +65,7 @@ class Inbox:
 
 @pytest.fixture
 def inbox(monkeypatch):
-    monkeypatch.setattr(notify, "_WAITS", (0.0,) * (TRIES - 1))
+    monkeypatch.setattr(notify, "WAITS", (0.0,) * (TRIES - 1))
     opened = Inbox()
     yield opened
     opened.close()
@@ -111,7 +111,8 @@ def test_a_target_that_hangs_does_not_hold_up_a_merge(inbox, monkeypatch):
 
 
 @pytest.mark.e2e
-def test_a_saved_prefect_block_gets_the_notice_and_faults_never_raise(stack, inbox, caplog):
+@pytest.mark.usefixtures("stack")
+def test_a_saved_prefect_block_gets_the_notice_and_faults_never_raise(inbox, caplog):
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     for name, path in (("good-chat", "/chat"), ("broken-chat", "/broken")):

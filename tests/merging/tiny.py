@@ -108,7 +108,7 @@ def image_table(seed: int, count: int = 40) -> pd.DataFrame:
 
 def generation_table(seed: int, count: int = 40) -> pd.DataFrame:
     """Word lists whose target is their last word first."""
-    rows = []
-    for text in text_table(seed, count)["text"]:
-        rows.append({"input": text, "target": " ".join(reversed(text.split()[-2:]))})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"input": text, "target": " ".join(reversed(text.split()[-2:]))}
+        for text in text_table(seed, count)["text"]
+    )

@@ -44,7 +44,8 @@ def changed(column, row, value):
 def test_a_good_table_passes_without_a_warning():
     result = check(reviews())
     assert result.passed
-    assert result.sentences == () and result.warnings == ()
+    assert result.sentences == ()
+    assert result.warnings == ()
     assert result.rules == len(result.raw["results"]) >= 12
     assert json.loads(result.to_json())["passed"] is True
 

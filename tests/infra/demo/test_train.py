@@ -18,7 +18,7 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "fine", "bad", "p
 RECIPE = Recipe(epochs=4, batch_size=8, backbone_rate=1e-3)
 
 
-def _read(folder: Path) -> pd.DataFrame:
+def _read(_folder: Path) -> pd.DataFrame:
     rows = [
         (f"{first} {second} {'good ' * (i % 4)}".strip(), "yes" if first in WORDS[5:7] else "no")
         for i in range(4)
@@ -108,7 +108,7 @@ def test_a_spoilt_expert_has_its_own_place_and_the_true_examples(
 def test_an_interrupted_training_leaves_nothing_behind(
     task: DemoTask, base: Path, cache: Path, tmp_path: Path
 ) -> None:
-    def interrupt(step: TrainingStep) -> None:
+    def interrupt(_step: TrainingStep) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

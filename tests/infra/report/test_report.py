@@ -147,13 +147,15 @@ def test_the_data_docs_load_nothing_and_escape_what_great_expectations_does_not(
     assert not {name for _, attrs in tags for name in attrs} & {"src", "href", "onerror"}
     assert "&lt;script&gt;alert(1)" in page, "the label is shown, as text"
     assert "values must belong to this set: good." in page
-    assert ">broken<" in page and ">holds<" in page
+    assert ">broken<" in page
+    assert ">holds<" in page
 
 
 def test_the_page_loads_nothing_and_links_only_to_the_web(tmp_path):
     tags = Tags(render_report(everything(), tmp_path).read_text()).found
     sources = [attrs["src"] for _, attrs in tags if "src" in attrs]
-    assert len(sources) == 1 and sources[0].startswith("data:image/png;base64,")
+    assert len(sources) == 1
+    assert sources[0].startswith("data:image/png;base64,")
     links = {attrs["href"] for _, attrs in tags if "href" in attrs}
     assert links == {
         "https://example.org/tweets",
@@ -162,13 +164,15 @@ def test_the_page_loads_nothing_and_links_only_to_the_web(tmp_path):
     }
     assert (tmp_path / "data-docs/index.html").is_file()
     page = (tmp_path / "report.html").read_text()
-    assert "@import" not in page and "url(" not in page
+    assert "@import" not in page
+    assert "url(" not in page
 
 
 def test_the_learning_curve_starts_before_the_first_step_and_has_two_lines_a_task():
     curve = str(learning_curve(everything().history))
     assert curve.count("<polyline") == 4
-    assert ">reviews<" in curve and ">tweets<" in curve
+    assert ">reviews<" in curve
+    assert ">tweets<" in curve
 
 
 @given(st.floats(min_value=1e-6, max_value=1e6))

@@ -36,7 +36,8 @@ def test_a_clear_loss_fails_and_says_what_to_try(scores):
     report = decide(POLICY, [scores(candidate=745)])
     assert report.verdict == "failed"
     assert only_check(report, "not-worse").verdict == "failed"
-    assert "worse" in report.reasons[0] and "Try" in report.reasons[0]
+    assert "worse" in report.reasons[0]
+    assert "Try" in report.reasons[0]
 
 
 def test_not_significantly_worse_is_not_a_pass(scores):

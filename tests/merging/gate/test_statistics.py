@@ -123,7 +123,8 @@ def test_more_confidence_gives_a_lower_bound_that_is_lower(counts):
 @pytest.mark.parametrize("counts", [(0, 0, 1), (1, 0, 1), (0, 1, 1), (5, 0, 5), (0, 5, 5)])
 def test_the_smallest_tables_have_finite_bounds(counts):
     interval = tango_interval(*counts, 0.95)
-    assert math.isfinite(interval.lower) and math.isfinite(interval.upper)
+    assert math.isfinite(interval.lower)
+    assert math.isfinite(interval.upper)
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 0), (-1, 0, 5), (3, 3, 5)])

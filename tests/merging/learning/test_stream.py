@@ -78,7 +78,7 @@ CASES: list[tuple[type[nn.Module], Callable[[], Tensor]]] = [
 class Recorder(TensorWeights):
     """Weights that keep the gradient of w instead of following it."""
 
-    def update(self, inner: Tensor, step: int) -> None:
+    def update(self, inner: Tensor, step: int) -> None:  # noqa: ARG002
         w = self.start.atanh()
         self.gradient = inner * (1 - w.tanh().square())
 

@@ -75,7 +75,7 @@ def test_coefficients_of_other_experts_are_refused(
 
 
 def test_heads_and_coefficients_come_back_as_saved(
-    text_base: Path, text_experts: tuple[Expert, ...], merge_experts: Merge, tmp_path: Path
+    text_experts: tuple[Expert, ...], merge_experts: Merge, tmp_path: Path
 ) -> None:
     coefficients = merge_experts(text_experts, tmp_path / "out", 0.3)
     loaded = Coefficients.load(tmp_path / "out" / "coefficients.safetensors")
