@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from flows.delivery import Outcome, bounce
 from flows.ladder import acceptable, rungs_to_climb
+from infra.errors import Refused
 from infra.queue import MergeQueue
 from infra.registry.registry import ExpertVersion
-from merging.errors import IncompatibleExpert, InvalidInput, MergeQueueError, Refused
+from merging.errors import InvalidInput, MergeQueueError
 from merging.gate import judge_expert
 from tasks.evaluate import score_expert
-from tasks.preflight import preflight
+from tasks.preflight import IncompatibleExpert, preflight
 from tasks.pull import pull_expert
 from tasks.retry import is_transient
 from tasks.settle import settle_expert
@@ -75,5 +76,5 @@ def look_at(
     attempts = len(rungs_to_climb(queue.family, deployed))
     check = judge_expert(queue.family.gate, member.task, *answers, attempts=attempts)
     if check.verdict not in acceptable(queue.family):
-        raise Refused(f"Nothing was merged. {check.sentence}")
+        raise Refused("Nothing was merged.", check.sentence)
     return member

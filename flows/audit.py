@@ -18,10 +18,16 @@ from tasks.pull import pull_base, pull_champion
 
 
 class AuditFailed(MergeQueueError):
-    """The deployed model is not what was decided; carries every finding."""
+    """The deployed model is not what was decided.
+
+    Attributes:
+        family: Name of the family.
+        findings: What differs, in words.
+    """
 
     def __init__(self, family: str, findings: tuple[str, ...]) -> None:
         super().__init__(f"Audit of {family}: " + " ".join(findings))
+        self.family = family
         self.findings = findings
 
 

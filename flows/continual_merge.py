@@ -16,9 +16,10 @@ from flows.admission import admit
 from flows.delivery import Outcome, bounce, deliver
 from flows.ladder import climb_ladder
 from flows.promote import act_on_review
+from infra.errors import Corrupt
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
-from merging.errors import Corrupt, NonFinite
+from merging.errors import NonFinite
 from tasks.find import find_waiting_experts
 from tasks.pull import pull_base, pull_champion
 from tasks.settle import repair_mirror, settle_members
@@ -68,9 +69,12 @@ def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
     deployed = pull_champion(queue, newest)
     if deployed.manifest.base_digest != base.digest:
         raise Corrupt(
-            f"{queue.family.base} has digest {base.digest}, but the deployed version "
-            f"{newest.version} was merged from {deployed.manifest.base_digest}. A family has one "
-            "base for good: restore it, or start a new family for the new base."
+            where=queue.family.base,
+            expected=f"digest {deployed.manifest.base_digest}, from which the deployed version "
+            f"{newest.version} was merged",
+            found=base.digest,
+            remedy="A family has one base for good: restore it, or start a new family for the new "
+            "base.",
         )
     return deployed
 

@@ -7,11 +7,11 @@ from typing import Literal
 
 from prefect import get_run_logger
 
+from infra.errors import Refused
 from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.registry.registry import MergedVersion
 from infra.storage.promotions import Promotion
-from merging.errors import Refused
 from tasks.notify import notify
 from tasks.promote import check_health, commit
 from tasks.register import register_candidate, supersede_candidates
@@ -63,8 +63,8 @@ def promote_candidate(
     if manifest.champion_sequence != (newest.sequence if newest else 0):
         raise Refused(
             f"Version {version.version} was built on promotion {manifest.champion_sequence}, but "
-            f"the newest is {newest.sequence if newest else 0}: the deployed model has changed. "
-            "The next merge builds a new candidate on it."
+            f"the newest is {newest.sequence if newest else 0}: the deployed model has changed.",
+            "The next merge builds a new candidate on it.",
         )
     entry = commit(queue, version, newest, "promote", decided_by, reason)
     repair_mirror(queue)

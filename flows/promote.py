@@ -10,11 +10,11 @@ from __future__ import annotations
 from prefect import flow, get_run_logger
 
 from flows.delivery import promote_candidate
+from infra.errors import Conflict, Corrupt, Refused
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
 from infra.registry.registry import MergedVersion
 from infra.storage.manifest import Manifest
-from merging.errors import Conflict, Corrupt, Refused
 from tasks.settle import repair_mirror, settle_expert
 
 DECISIONS = ("approved", "rejected")
@@ -52,20 +52,24 @@ def _decide(queue: MergeQueue, version: MergedVersion) -> str:
     decision = version.tags.get("approval_status", "")
     who = version.tags.get("merge.decided-by") or "a person, by approval_status in MLflow"
     if decision not in DECISIONS:
-        raise Refused(f"approval_status is {decision!r}. Set it to one of: {', '.join(DECISIONS)}.")
+        raise Refused(
+            f"approval_status is {decision!r}.", f"Set it to one of: {', '.join(DECISIONS)}."
+        )
     if version.status != "candidate":
         if version.status == "promoted" and decision == "approved":
             return version.tags.get("merge.review") or "It is deployed already."
         raise Refused(
             f"version {version.version} is {version.status or 'not a candidate'}, so it cannot be "
-            f"{decision} any more. Review the newest candidate, or roll back."
+            f"{decision} any more.",
+            "Review the newest candidate, or roll back.",
         )
     if decision == "rejected":
         return _reject(queue, version, who)
     if version.tags.get("validation_status") not in _promotable(queue):
         raise Refused(
             f"validation_status is {version.tags.get('validation_status')!r}; only a candidate that "
-            "passed the gate can be promoted. Read its report for what to improve."
+            "passed the gate can be promoted.",
+            "Read its report for what to improve.",
         )
     reason = version.tags.get("merge.review-reason") or "Approved in review."
     try:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from prefect import flow
 
+from infra.errors import Corrupt, Refused
 from infra.flowrun import one_at_a_time
 from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.storage.promotions import Promotion, version_before
-from merging.errors import Corrupt, Refused
 from tasks.notify import notify
 from tasks.promote import check_health, commit
 from tasks.register import supersede_candidates
@@ -46,12 +46,14 @@ def rollback(
         deployed = sorted({entry.version for entry in entries})
         if target is None:
             raise Refused(
-                f"Family {family!r} has no version before the present one. Promote another first."
+                f"Family {family!r} has no version before the present one.",
+                "Promote another first.",
             )
         if target not in deployed or target == entries[-1].version:
             raise Refused(
                 f"Version {target} cannot be gone back to: deployed until now were {deployed}, at "
-                f"present {entries[-1].version}. Choose one of the earlier ones."
+                f"present {entries[-1].version}.",
+                "Choose one of the earlier ones.",
             )
         recorded = next(entry for entry in reversed(entries) if entry.version == target)
         version = queue.registry.merged_version(family, target)
@@ -60,8 +62,11 @@ def rollback(
             recorded.location,
         ):
             raise Corrupt(
-                f"Source or manifest digest of version {target} in MLflow differ from promotion "
-                f"{recorded.sequence}. Restore both as that entry of the log has them."
+                where=f"version {target} in MLflow",
+                expected=f"source and manifest digest of promotion {recorded.sequence}: "
+                f"{recorded.location}, {recorded.manifest_sha256}",
+                found=f"{version.source}, {version.manifest_sha256}",
+                remedy="Restore both as that entry of the log has them.",
             )
         check_health(queue, version)
         words = f"Rolled back from version {entries[-1].version}" + (

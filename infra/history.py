@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from infra.errors import Refused
 from infra.queue import MergeQueue
 from infra.registry.registry import MergedVersion
 from infra.storage.manifest import Manifest, download_model
-from merging.errors import Refused
 from merging.models.coefficients import Coefficients
 
 _SCORE = "gate/{task}/candidate"  # the metric that infra.report gives a task's score
@@ -28,9 +28,11 @@ def pull_model(queue: MergeQueue, directory: Path, version: int | None = None) -
     newest = queue.promotions.newest()
     number = version if version is not None else newest.version if newest else None
     if number is None:
-        raise Refused(f"Family {queue.name!r} has no deployed model yet. Register an expert first.")
+        raise Refused(
+            f"Family {queue.name!r} has no deployed model yet.", "Register an expert first."
+        )
     if directory.exists():
-        raise Refused(f"{directory} exists already. Choose a directory that does not.")
+        raise Refused(f"{directory} exists already.", "Choose a directory that does not.")
     found = queue.registry.merged_version(queue.name, number)
     deployed = newest is not None and newest.version == number
     digest = newest.manifest_sha256 if newest and deployed else found.manifest_sha256

@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import AutoImageProcessor
 
-from merging.errors import InvalidInput, Mismatch
+from merging.errors import InvalidInput
 from merging.experts.adapters import is_adapter
 from merging.experts.checkpoint import Checkpoint, read_config
 from merging.experts.examples import ModelKind
@@ -49,6 +49,14 @@ IMAGE_KEYS = (
     *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
 )
 LARGEST_CHANGE = 10.0  # ‖τ‖ / ‖θp‖ over all tensors beyond which it is no fine-tuning of this base
+
+
+class Mismatch(NamedTuple):
+    """One difference between a base and an expert."""
+
+    tensor: str
+    expected: str
+    found: str
 
 
 def check_base(files: Collection[str], kind: ModelKind, where: str) -> None:

@@ -7,7 +7,7 @@ from prefect import task
 from infra.queue import MergeQueue
 from infra.registry.registry import CHAMPION
 from infra.storage.promotions import Promotion
-from merging.errors import Corrupt
+from merging.errors import NotReproduced
 from merging.experts.heads import Head
 from merging.models.evaluate import evaluate
 from merging.models.materialise import verify
@@ -44,7 +44,7 @@ def check_rebuild(queue: MergeQueue, base: Base, deployed: Deployed) -> tuple[st
             queue.family.kind,
             deployed.directory,
         )
-    except Corrupt as error:
+    except NotReproduced as error:
         return (str(error),)
     return ()
 

@@ -9,8 +9,8 @@ import torch
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from infra.errors import Unavailable
 from infra.queue import MergeQueue
-from merging.errors import Unavailable
 from merging.experts.heads import Head
 from merging.learning.learn import Learned, learn_coefficients
 from merging.learning.state import StepRecord
@@ -25,8 +25,8 @@ def choose_device(wanted: str) -> torch.device:
     """The device of a family: ``auto`` is CUDA where there is one, else the CPU."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise Unavailable(
-            "The family file asks for `device: cuda`, but this worker has no CUDA device. Run the "
-            "worker where there is one, or write `device: auto`."
+            "The family file asks for `device: cuda`, but this worker has no CUDA device.",
+            "Run the worker where there is one, or write `device: auto`.",
         )
     cuda = wanted != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if cuda else "cpu")

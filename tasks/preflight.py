@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import task
@@ -10,11 +11,30 @@ from infra.contracts import ContractResult, check_examples
 from infra.queue import MergeQueue
 from infra.storage.layout import find_layout_on_disk
 from infra.storage.manifest import MergedExpert
-from merging.errors import IncompatibleExpert, InvalidInput
+from merging.errors import InvalidInput, MergeQueueError
 from merging.experts.examples import read_table
 from merging.experts.expert import Expert, open_expert, read_head
-from merging.preflight import check_expert
+from merging.preflight import Mismatch, check_expert
 from tasks.values import Base, Member, Pulled
+
+
+class IncompatibleExpert(MergeQueueError):
+    """An expert cannot be merged into this base.
+
+    Attributes:
+        where: The expert, as people call it.
+        mismatches: Each tensor or setting that does not fit.
+        remedy: What to do, as a sentence.
+    """
+
+    def __init__(self, where: str, mismatches: Sequence[Mismatch], remedy: str) -> None:
+        rows = "\n".join(
+            f"  {m.tensor}: expected {m.expected}, found {m.found}" for m in mismatches
+        )
+        super().__init__(f"{where} does not fit its base:\n{rows}\n{remedy}")
+        self.where = where
+        self.mismatches = tuple(mismatches)
+        self.remedy = remedy
 
 
 @task(persist_result=False)

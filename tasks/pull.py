@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
+from infra.errors import Corrupt
 from infra.names import check_task
 from infra.queue import MergeQueue
 from infra.registry.registry import ExpertVersion
@@ -12,7 +13,7 @@ from infra.storage.layout import find_layout, is_wanted
 from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion
 from infra.storage.store import S3Uri
-from merging.errors import Corrupt, InvalidInput
+from merging.errors import InvalidInput
 from merging.experts.expert import open_expert
 from merging.preflight import check_base
 from tasks.retry import SIDE_EFFECT
@@ -79,10 +80,11 @@ def _pull_member(queue: MergeQueue, record: MergedExpert) -> Member:
     digest = sha256_tree(files)
     if digest != record.digest:
         raise Corrupt(
-            f"{source} (expert of {record.task!r}): expected digest {record.digest}, found "
-            f"{digest}. "
-            "The expert was changed after it was merged; restore it from the bucket's older "
-            "versions, or roll back."
+            where=f"{source} (expert of {record.task!r})",
+            expected=f"digest {record.digest}",
+            found=digest,
+            remedy="The expert was changed after it was merged; restore it from the bucket's older "
+            "versions, or roll back.",
         )
     layout = find_layout(files, str(source))
     return Member(

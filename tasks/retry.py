@@ -6,7 +6,8 @@ from typing import Any
 
 from prefect.cache_policies import NO_CACHE
 
-from merging.errors import MergeQueueError, Unavailable
+from infra.errors import Unavailable
+from merging.errors import MergeQueueError
 
 
 def passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:

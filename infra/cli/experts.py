@@ -10,7 +10,8 @@ from rich.markup import escape
 
 from infra.cli.output import connect, console
 from infra.cli.queue import Family
-from merging.errors import InvalidInput, Refused
+from infra.errors import Refused
+from merging.errors import InvalidInput
 
 Expert = Annotated[str, typer.Argument(help="NAME/VERSION, as `supermerge status` shows it.")]
 
@@ -53,8 +54,8 @@ def release(expert: Expert) -> None:
     queue_, version = _open(expert)
     if version.status not in ("held", "rejected"):
         raise Refused(
-            f"{version.ref} is {version.status}; only a held or rejected expert can be released. "
-            "`supermerge status` shows what waits."
+            f"{version.ref} is {version.status}; only a held or rejected expert can be released.",
+            "`supermerge status` shows what waits.",
         )
     queue_.registry.settle_expert(version, "waiting", "Released.")
     console.print(f"{version.ref} is waiting again; the next merge takes it.")

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from merging.errors import Unavailable
+from infra.errors import Unavailable
 
 # Small packages of Latin text faces, serif and sans, typewriter and handwriting.
 # fmt: off
@@ -52,9 +52,9 @@ def unpack_fonts(cache: Path) -> Path:
 def _run(command: list[str | Path], where: Path) -> None:
     remedy = "On a Debian machine run `apt-get update` once as root, then the same command again."
     if shutil.which(str(command[0])) is None:
-        raise Unavailable(f"fonts are taken from Debian packages, and there is no apt. {remedy}")
+        raise Unavailable("fonts are taken from Debian packages, and there is no apt.", remedy)
     answer = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise Unavailable(
-            f"`{command[0]} {command[1]}` failed: {answer.stderr.strip()[-300:]}. {remedy}"
+            f"`{command[0]} {command[1]}` failed: {answer.stderr.strip()[-300:]}.", remedy
         )

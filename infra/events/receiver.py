@@ -21,9 +21,10 @@ import httpx
 from fastapi import FastAPI, HTTPException, Request, Response, status
 from pydantic import BaseModel, Field, ValidationError
 
+from infra.errors import Refused
 from infra.events.webhooks import verify
 from infra.settings import Settings
-from merging.errors import InvalidInput, Refused
+from merging.errors import InvalidInput
 
 logger = logging.getLogger("uvicorn.error")
 

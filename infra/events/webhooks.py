@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from infra.errors import Refused, Unavailable
 from infra.settings import Settings
-from merging.errors import Refused, Unavailable
 
 NAME = "supermerge"
 EVENTS = [
@@ -31,8 +31,8 @@ def register_webhook(settings: Settings) -> None:
     """
     if settings.receiver_url is None or settings.webhook_secret is None:
         raise Unavailable(
-            "Webhooks need an address and a secret. Set SUPERMERGE_RECEIVER_URL and "
-            "SUPERMERGE_WEBHOOK_SECRET."
+            "Webhooks need an address and a secret.",
+            "Set SUPERMERGE_RECEIVER_URL and SUPERMERGE_WEBHOOK_SECRET.",
         )
     wanted = {
         "name": NAME,
@@ -55,14 +55,14 @@ def register_webhook(settings: Settings) -> None:
     except httpx.HTTPStatusError as error:
         raise Unavailable(
             f"MLflow at {settings.mlflow_uri} refused the webhook to {wanted['url']} "
-            f"({error.response.status_code}): {error.response.text[:500]}\n"
+            f"({error.response.status_code}): {error.response.text[:500]}",
             "It takes https addresses that are not private, unless its server runs with "
-            "MLFLOW_WEBHOOK_ALLOWED_SCHEMES and MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS."
+            "MLFLOW_WEBHOOK_ALLOWED_SCHEMES and MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS.",
         ) from None
     except httpx.TransportError as error:
         raise Unavailable(
-            f"MLflow at {settings.mlflow_uri} does not answer ({error}). "
-            "Start it with `supermerge up`."
+            f"MLflow at {settings.mlflow_uri} does not answer ({error}).",
+            "Start it with `supermerge up`.",
         ) from None
 
 
@@ -86,10 +86,12 @@ def verify(secret: SecretStr, headers: Mapping[str, str], body: bytes, now: floa
     found = headers.get("x-mlflow-signature", "").encode()
     if not hmac.compare_digest(expected, found):
         raise Refused(
-            "The signature is wrong or missing. Run `supermerge up` to renew the webhook."
+            "The signature is wrong or missing.", "Run `supermerge up` to renew the webhook."
         )
     if not (signed_at.isdecimal() and abs(now - int(signed_at)) <= MAX_AGE):
-        raise Refused(f"The message is older than {MAX_AGE} s. Check the clocks of both machines.")
+        raise Refused(
+            f"The message is older than {MAX_AGE} s.", "Check the clocks of both machines."
+        )
     return delivery
 
 

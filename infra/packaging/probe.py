@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging.errors import Corrupt
+from infra.errors import Corrupt
 
 if TYPE_CHECKING:  # a fresh process that only asks the model needs neither
     from merging.experts.expert import Expert
@@ -64,9 +64,10 @@ def check_answers(directory: Path) -> None:
     )
     if done.returncode != 0:
         raise Corrupt(
-            "The merged model fails its health check on a fresh download, so it was not promoted: "
-            f"{done.stderr.strip()[-2000:]}\nBuild it again, or look at its files in the object "
-            "store."
+            where="health check of the merged model on a fresh download",
+            expected="the answers that were judged",
+            found=done.stderr.strip()[-2000:],
+            remedy="It was not promoted. Build it again, or look at its files in the object store.",
         )
 
 

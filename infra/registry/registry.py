@@ -18,9 +18,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
+from infra.errors import Refused
 from infra.names import check_family, check_task
 from infra.storage.store import S3Uri
-from merging.errors import InvalidInput, Refused
+from merging.errors import InvalidInput
 
 ExpertStatus = Literal["waiting", "merging", "merged", "rejected", "held"]
 MergedStatus = Literal["candidate", "promoted", "superseded", "rolled-back", "rejected"]
@@ -202,7 +203,8 @@ class Registry:
         if version.status != "candidate":
             raise Refused(
                 f"Version {version.version} is {version.status or 'not a candidate'}, so it cannot "
-                f"be {decision} any more. Review the newest candidate, or roll back."
+                f"be {decision} any more.",
+                "Review the newest candidate, or roll back.",
             )
         self.tag_merged(
             version,

@@ -6,8 +6,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infra.errors import Unavailable
 from infra.settings import Settings
-from merging.errors import Unavailable
 
 
 def check_bucket(settings: Settings, *, create: bool) -> None:
@@ -43,6 +43,7 @@ def check_bucket(settings: Settings, *, create: bool) -> None:
 def _unavailable(settings: Settings, error: Exception) -> Unavailable:
     return Unavailable(
         f"S3 at {settings.s3_endpoint or 'AWS'} does not give access to the bucket "
-        f"{settings.bucket!r}: {error}. Check SUPERMERGE_S3_ENDPOINT, its keys and "
-        "SUPERMERGE_BUCKET; create the bucket if it is missing."
+        f"{settings.bucket!r}: {error}.",
+        "Check SUPERMERGE_S3_ENDPOINT, its keys and SUPERMERGE_BUCKET; create the bucket if it is "
+        "missing.",
     )

@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 
+from infra.errors import Unavailable
 from infra.names import limit_name
 from infra.settings import Settings
 from infra.stack.parts import POOL
-from merging.errors import Unavailable
 
 ZOMBIES = "supermerge: mark runs without a heartbeat as crashed"
 DEPLOYED = "supermerge_deployed"
@@ -84,8 +84,8 @@ def _run_deploy(settings: Settings) -> None:
     )
     if finished.returncode != 0:
         raise Unavailable(
-            f"Prefect did not apply {settings.project_dir / 'prefect.yaml'}:\n{finished.stdout}\n"
-            "Correct what it names and run `supermerge up` again."
+            f"Prefect did not apply {settings.project_dir / 'prefect.yaml'}:\n{finished.stdout}",
+            "Correct what it names and run `supermerge up` again.",
         )
 
 
@@ -132,8 +132,8 @@ def _client(settings: Settings) -> Iterator[httpx.Client]:
             yield client
     except httpx.HTTPError as error:
         raise Unavailable(
-            f"Prefect at {settings.prefect_api} cannot be prepared: {error}. "
-            "Check SUPERMERGE_PREFECT_API and SUPERMERGE_PREFECT_AUTH, or read its log."
+            f"Prefect at {settings.prefect_api} cannot be prepared: {error}.",
+            "Check SUPERMERGE_PREFECT_API and SUPERMERGE_PREFECT_AUTH, or read its log.",
         ) from None
 
 

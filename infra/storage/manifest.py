@@ -13,10 +13,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from infra.errors import Corrupt
 from infra.names import Name, check_relative_path
 from infra.storage.cache import download_fresh, sha256_file
 from infra.storage.store import ObjectStore, S3Uri
-from merging.errors import Corrupt
 from merging.experts.examples import ModelKind
 
 MANIFEST = "manifest.json"
@@ -89,14 +89,20 @@ class Manifest(BaseModel):
         found = hashlib.sha256(data).hexdigest()
         if digest is not None and found != digest:
             raise Corrupt(
-                f"{location / MANIFEST}: expected SHA-256 {digest}, found {found}. The manifest was "
-                "changed after it was recorded; restore it from the bucket's older versions."
+                where=str(location / MANIFEST),
+                expected=f"SHA-256 {digest}",
+                found=found,
+                remedy="The manifest was changed after it was recorded; restore it from the bucket's "
+                "older versions.",
             )
         try:
             manifest = cls.model_validate_json(data)
         except ValidationError as error:
             raise Corrupt(
-                f"{location / MANIFEST} is not a manifest of this layout: {error}"
+                where=str(location / MANIFEST),
+                expected="a manifest of this layout",
+                found=str(error),
+                remedy="Restore it from the bucket's older versions.",
             ) from error
         for path in manifest.files:
             check_relative_path(path, str(location / MANIFEST))
@@ -114,8 +120,10 @@ def download_model(store: ObjectStore, location: S3Uri, manifest: Manifest, targ
     if found != dict(manifest.files):
         changed = sorted(dict(found.items() ^ manifest.files.items()))
         raise Corrupt(
-            f"{location} does not hold the recorded files; different: {changed}. "
-            "Restore them from the bucket's older versions, or build a new candidate."
+            where=str(location),
+            expected="the recorded files",
+            found=f"differences in {changed}",
+            remedy="Restore them from the bucket's older versions, or build a new candidate.",
         )
 
 

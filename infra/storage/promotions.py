@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
+from infra.errors import Conflict, Corrupt
 from infra.storage.store import ObjectStore, S3Uri, StoredObject
-from merging.errors import Conflict, Corrupt
 
 
 class Promotion(BaseModel):
@@ -106,12 +106,17 @@ class PromotionLog:
             entry = Promotion.model_validate_json(self._store.read(item.uri))
         except ValidationError as error:
             raise Corrupt(
-                f"{item.uri} is not a promotion: {error}. Remove what wrote it."
+                where=str(item.uri),
+                expected="a promotion",
+                found=str(error),
+                remedy="Restore the object from the bucket's older versions.",
             ) from error
         if item.path != _file_name(entry.sequence):
             raise Corrupt(
-                f"{item.uri} holds promotion {entry.sequence}. Restore the object from the bucket's "
-                "older versions."
+                where=str(item.uri),
+                expected="the promotion that its name tells",
+                found=f"promotion {entry.sequence}",
+                remedy="Restore the object from the bucket's older versions.",
             )
         return entry
 

@@ -18,7 +18,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from merging.errors import Conflict, InvalidInput, Unavailable
+from infra.errors import Conflict, Unavailable
+from merging.errors import InvalidInput
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -114,8 +115,8 @@ class ObjectStore:
         except ClientError as error:
             if _code(error) in _MISSING:
                 raise Unavailable(
-                    f"{uri} does not exist. Restore the object, or roll back to a version whose "
-                    "files are complete."
+                    f"{uri} does not exist.",
+                    "Restore the object, or roll back to a version whose files are complete.",
                 ) from error
             raise
         return body
@@ -150,10 +151,7 @@ class ObjectStore:
             if _code(error) not in _LOST_RACE:
                 raise
             if self.read(uri) != data:
-                raise Conflict(
-                    f"{uri} was created by another writer first. Nothing was changed; "
-                    "run the command again to decide on the new state."
-                ) from error
+                raise Conflict(str(uri)) from error
 
     def delete(self, uri: S3Uri) -> None:
         """Removes an object; nothing happens where there is none."""

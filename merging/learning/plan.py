@@ -140,10 +140,13 @@ def make_plan(
     ):
         if found is not None and needed > found:
             raise NotEnoughMemory(
-                f"{what}: expected at least {needed:,} bytes (parameters {model:,}, gradients "
+                where=what,
+                expected=f"at least {needed:,} bytes (parameters {model:,}, gradients "
                 f"{gradient:,}, task vectors {tile:,}, activations {activations:,}, overhead "
-                f"{overhead:,}; staging {staging:,}), found {found:,}. Raise memory_budget, lower "
-                "batch_size, turn resident off, or take a larger machine."
+                f"{overhead:,}; staging {staging:,})",
+                found=f"{found:,}",
+                remedy="Raise memory_budget, lower batch_size, turn resident off, or take a larger "
+                "machine.",
             )
     disk = sum(
         sum(sizes.values()) * (4 + width * len(group))

@@ -140,8 +140,11 @@ class LearningRun:
             losses[task] = float(loss.detach())
             if not math.isfinite(losses[task]):
                 raise NonFinite(
-                    f"{task}: expected a finite loss in step {step}, found {losses[task]}. Nothing "
-                    "was updated with it; lower learning_rate or look at the examples."
+                    where=task,
+                    expected=f"a finite loss in step {step}",
+                    found=str(losses[task]),
+                    remedy="Nothing was updated with it; lower learning_rate or look at the "
+                    "examples.",
                 )
             (loss * self._share(task)).backward()
         self.merge.finish_step()

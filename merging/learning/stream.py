@@ -106,8 +106,10 @@ class StreamedMerge:
             inner = self._inner_products(name, gradient, rows=weights.by_row)
         if not bool(torch.isfinite(inner).all()):
             raise NonFinite(
-                f"{name}: expected finite gradients in step {self.step}, found NaN or infinity. "
-                "Nothing was updated with them; lower learning_rate or look at the examples."
+                where=name,
+                expected=f"finite gradients in step {self.step}",
+                found="NaN or infinity",
+                remedy="Nothing was updated with them; lower learning_rate or look at the examples.",
             )
         if self._shared:
             self._inner.append(inner)

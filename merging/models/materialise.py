@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from merging.errors import Corrupt, InvalidInput
+from merging.errors import InvalidInput, NotReproduced
 from merging.experts.checkpoint import Checkpoint, digest_file
 from merging.experts.examples import ModelKind
 from merging.experts.expert import Expert
@@ -81,7 +81,7 @@ def verify(base: Path, experts: Sequence[Expert], kind: ModelKind, merged: Path)
     """Builds a merged model's backbone again from its coefficients and compares every file.
 
     Raises:
-        Corrupt: A file is missing or its bytes differ.
+        NotReproduced: A file is missing or its bytes differ.
     """
     coefficients = Coefficients.load(merged / COEFFICIENTS)
     with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".verify.") as folder:
@@ -92,9 +92,11 @@ def verify(base: Path, experts: Sequence[Expert], kind: ModelKind, merged: Path)
         for path in sorted(again.iterdir()):
             found = merged / "model" / path.name
             if not found.is_file() or digest_file(found) != digest_file(path):
-                raise Corrupt(
-                    f"{found}: expected the bytes that base, experts and coefficients give, found "
-                    "others. Materialise the model again from its coefficients."
+                raise NotReproduced(
+                    where=str(found),
+                    expected="the bytes that base, experts and coefficients give",
+                    found="others",
+                    remedy="Materialise the model again from its coefficients.",
                 )
 
 

@@ -104,7 +104,7 @@ def test_a_stale_candidate_is_refused(review_queue, candidate):
         time=datetime.now(UTC),
     )
     from flows.delivery import promote_candidate
-    from merging.errors import Refused
+    from infra.errors import Refused
 
     with pytest.raises(Refused, match="the deployed model has changed"):
         promote_candidate(review_queue, candidate, "a person", "approved")

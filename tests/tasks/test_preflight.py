@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infra.families import Family
-from merging.errors import IncompatibleExpert, InvalidInput
-from tasks.preflight import open_checked
+from merging.errors import InvalidInput
+from tasks.preflight import IncompatibleExpert, open_checked
 from tasks.values import Base
 
 FAMILY = Family(name="f", kind="text-classifier", base="s3://bucket/base", bucket="bucket")

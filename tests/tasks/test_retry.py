@@ -7,7 +7,8 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from mlflow.exceptions import MlflowException
 
-from merging.errors import Conflict, Corrupt, InvalidInput, Unavailable
+from infra.errors import Conflict, Corrupt, Unavailable
+from merging.errors import InvalidInput
 from tasks.retry import is_transient
 
 
@@ -19,7 +20,7 @@ from tasks.retry import is_transient
         httpx.ConnectError("refused"),
         ConnectionResetError(),
         TimeoutError(),
-        Unavailable("not there yet"),
+        Unavailable("It is not there yet.", "Wait."),
     ],
 )
 def test_a_fault_of_a_server_or_the_network_is_tried_again(error):
@@ -30,8 +31,8 @@ def test_a_fault_of_a_server_or_the_network_is_tried_again(error):
     "error",
     [
         InvalidInput(where="w", expected="e", found="f", remedy="r"),
-        Corrupt("changed"),
-        Conflict("lost"),
+        Corrupt(where="w", expected="e", found="f", remedy="r"),
+        Conflict("s3://b/x"),
         FileNotFoundError("image.png"),
         ValueError("bad"),
         KeyError("x"),

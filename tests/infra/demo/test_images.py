@@ -12,7 +12,7 @@ from matplotlib import font_manager
 from PIL import Image
 
 from infra.demo import debian, images
-from merging.errors import Unavailable
+from infra.errors import Unavailable
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.demo.packages import Package, unpack
-from merging.errors import Corrupt, Unavailable
+from infra.errors import Corrupt, Unavailable
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import hmac
 import pytest
 from pydantic import SecretStr
 
+from infra.errors import Refused
 from infra.events.webhooks import MAX_AGE, verify
-from merging.errors import Refused
 
 SECRET = SecretStr("shared")
 BODY = b'{"entity": "model_version"}'

@@ -15,9 +15,9 @@ import httpx
 import psutil
 import pytest
 
+from infra.errors import Unavailable
 from infra.stack.state import choose_ports
 from infra.stack.supervise import Part, Supervisor
-from merging.errors import Unavailable
 
 SERVER = """
 import http.server, subprocess, sys

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from infra.errors import Conflict, Corrupt, Unavailable
 from infra.storage.cache import Cache, download_fresh, sha256_tree
 from infra.storage.promotions import PromotionLog, version_before
 from infra.storage.store import ObjectStore, S3Uri
-from merging.errors import Conflict, Corrupt, InvalidInput, Unavailable
+from merging.errors import InvalidInput
 
 pytestmark = pytest.mark.e2e
 
@@ -176,5 +177,5 @@ def test_an_entry_under_another_number_is_no_entry(store, folder):
     first = append(log, None, 1)
     store.write(folder / "00000007.json", first.model_dump_json().encode())
 
-    with pytest.raises(Corrupt, match="holds promotion 1"):
+    with pytest.raises(Corrupt, match="found promotion 1"):
         log.newest()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from merging.errors import Corrupt, InvalidInput
+from merging.errors import InvalidInput, NotReproduced
 from merging.experts.checkpoint import Checkpoint, digest_directory
 from merging.experts.expert import Expert
 from merging.experts.heads import Head
@@ -61,7 +61,7 @@ def test_verify_finds_a_changed_weight(
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(Corrupt, match=r"model\.safetensors"):
+    with pytest.raises(NotReproduced, match=r"model\.safetensors"):
         verify(text_base, text_experts, KIND, tmp_path / "out")
 
 

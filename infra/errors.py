@@ -1,0 +1,46 @@
+"""The pipeline's errors. The engine's, and the base of them all, are in :mod:`merging.errors`."""
+
+from __future__ import annotations
+
+from merging.errors import Discrepancy, MergeQueueError
+
+
+class _Told(MergeQueueError):
+    """An error that consists of a reason and of what to do.
+
+    Attributes:
+        reason: What is the matter, in sentences.
+        remedy: What to do, as a sentence.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__("\n".join((reason, remedy)) if "\n" in reason else f"{reason} {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class Refused(_Told):
+    """The request is understood but must not be carried out now."""
+
+
+class Unavailable(_Told):
+    """A server, a file or a device that must be there is not."""
+
+
+class Conflict(MergeQueueError):
+    """Another writer committed first; nothing was changed.
+
+    Attributes:
+        where: The object that both wanted to create.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"{where} was created by another writer first. Nothing was changed; "
+            "run the command again to decide on the new state."
+        )
+        self.where = where
+
+
+class Corrupt(Discrepancy):
+    """What is stored is not what was recorded."""
