@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mlflow import MlflowClient
 
+from infra.engine import Engine
 from infra.families import Family, load_family
 from infra.registry.registry import Registry
 from infra.settings import Settings
 from infra.storage.cache import Cache
 from infra.storage.promotions import PromotionLog
-from infra.storage.store import ObjectStore, S3Uri
+from infra.storage.store import ObjectStore, S3Uri, connect_store
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class MergeQueue:
     cache: Cache
     registry: Registry
     promotions: PromotionLog
+    given: Engine | None = None
 
     @classmethod
     def open(cls, family: str, settings: Settings | None = None) -> MergeQueue:
@@ -36,7 +39,7 @@ class MergeQueue:
         settings = settings or Settings.load()
         settings.apply()
         definition = load_family(family, settings.families_dir)
-        store = ObjectStore.connect(settings)
+        store = connect_store(settings)
         artifacts = settings.mlflow_artifact_root
         return cls(
             family=definition,
@@ -48,6 +51,11 @@ class MergeQueue:
             ),
             promotions=PromotionLog(store, definition.root / "promotions"),
         )
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What learns and answers: what was given, or the engine itself, loaded when first used."""
+        return self.given or Engine.real()
 
     @property
     def name(self) -> str:

@@ -25,11 +25,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from merging.errors import InvalidInput
 
 PREFIX = "SUPERMERGE_"
+_FOR_TESTS = PREFIX + "TEST_"
 PROJECT = Path(__file__).resolve().parents[1]
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 # Credentials have their own fields; inside an address they would end up in logs.
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/[^\s@]*[^\s/@])?$")]
+URL = r"^https?://[^\s/@]+(/[^\s@]*[^\s/@])?$"
+Url = Annotated[str, StringConstraints(pattern=URL)]
+# MLflow's own client on a database file, for trials and tests.
+MlflowUri = Annotated[str, StringConstraints(pattern=rf"{URL}|^sqlite:////[^\s]+$")]
 BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 
 
@@ -56,8 +60,10 @@ class Settings(BaseSettings):
     """None, like the secret key: boto3's own chain (profile, role, AWS_* variables)."""
     s3_secret_key: SecretStr | None = None
     s3_region: str | None = None
+    store_dir: Folder | None = None
+    """A folder in place of S3, for trials and tests."""
 
-    mlflow_uri: Url
+    mlflow_uri: MlflowUri
     mlflow_artifact_root: str | None = None
     """The s3:// folder behind the server's `mlflow-artifacts:` scheme, so that an expert logged
     through it is still read straight from S3; None where that scheme is not used."""
@@ -240,7 +246,8 @@ def _variable(field: str) -> str:
 
 def _refuse_unknown_variables(settings: type[Settings]) -> None:
     known = set(map(_variable, settings.model_fields))
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    ours = (n for n in os.environ if n.startswith(PREFIX) and not n.startswith(_FOR_TESTS))
+    unknown = sorted(name for name in ours if name not in known)
     if unknown:
         raise InvalidInput(
             where="environment",

@@ -97,9 +97,9 @@ def expert(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
 
 @pytest.fixture(scope="session")
 def _base_in_store(stack: Settings, base: Path) -> None:
-    from infra.storage.store import ObjectStore, S3Uri
+    from infra.storage.store import S3Uri, connect_store
 
-    store = ObjectStore.connect(stack)
+    store = connect_store(stack)
     for path in base.iterdir():
         store.upload(path, S3Uri("supermerge", "bases/tiny") / path.name)
 

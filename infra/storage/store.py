@@ -1,34 +1,22 @@
-"""Objects in S3: listing, whole-file transfer with digests, and the conditional create.
+"""The object store as the queue needs it: listing, whole-file transfer and the conditional create.
 
-Large files go through boto3's transfer manager: parallel ranged GETs and multipart PUTs. Bytes are
-never trusted by name: whoever downloads compares SHA-256 digests (see :mod:`infra.storage.cache`).
+:mod:`infra.storage.s3` and :mod:`infra.storage.folder` implement it, and one suite of tests holds
+for both. Bytes are never trusted by name: whoever downloads compares SHA-256 digests (see
+:mod:`infra.storage.cache`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlparse
 
-import boto3
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import ClientError
-
-from infra.errors import Conflict, Unavailable
+from infra.errors import Unavailable
 from merging.errors import InvalidInput
 
 if TYPE_CHECKING:
     from infra.settings import Settings
-
-_TRANSFER = TransferConfig(
-    multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=8
-)
-_MISSING = {"404", "NoSuchKey", "NotFound"}
-_LOST_RACE = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,14 @@ class S3Uri:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a listing. ``path`` is relative to the prefix that was listed."""
+    """One object of a listing.
+
+    Attributes:
+        uri: Where it is.
+        path: The same relative to the prefix that was listed.
+        size: In bytes.
+        etag: Changes whenever the content does.
+    """
 
     uri: S3Uri
     path: str
@@ -71,65 +66,20 @@ class StoredObject:
     etag: str
 
 
-class ObjectStore:
-    """The few operations on S3 that the queue is built from."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    @classmethod
-    def connect(cls, settings: Settings) -> ObjectStore:
-        """A store at the configured endpoint; credentials from settings or boto3's own chain."""
-        access, secret = settings.s3_access_key, settings.s3_secret_key
-        return cls(
-            boto3.client(
-                "s3",
-                endpoint_url=settings.s3_endpoint,
-                region_name=settings.s3_region,
-                aws_access_key_id=access.get_secret_value() if access else None,
-                aws_secret_access_key=secret.get_secret_value() if secret else None,
-                config=Config(
-                    retries={"max_attempts": 5, "mode": "standard"}, max_pool_connections=16
-                ),
-            )
-        )
+class ObjectStore(Protocol):
+    """The few operations that the queue is built from; an object is there whole or not at all."""
 
     def list(self, prefix: S3Uri) -> tuple[StoredObject, ...]:
-        """Every object below ``prefix``, in key order."""
-        return tuple(self._iterate(prefix))
+        """Every object below ``prefix``, in the order of the bytes of their keys."""
 
     def exists(self, uri: S3Uri) -> bool:
         """True if the object is there."""
-        try:
-            self._client.head_object(Bucket=uri.bucket, Key=uri.key)
-        except ClientError as error:
-            if _code(error) in _MISSING:
-                return False
-            raise
-        return True
 
     def read(self, uri: S3Uri) -> bytes:
         """The bytes of a small object; raises Unavailable when it is not there."""
-        try:
-            body: bytes = self._client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read()
-        except ClientError as error:
-            if _code(error) in _MISSING:
-                raise Unavailable(
-                    f"{uri} does not exist.",
-                    "Restore the object, or roll back to a version whose files are complete.",
-                ) from error
-            raise
-        return body
-
-    def read_json(self, uri: S3Uri) -> Any:
-        """The parsed JSON of a small object."""
-        return json.loads(self.read(uri))
 
     def write(self, uri: S3Uri, data: bytes) -> None:
         """Writes a small object, replacing what was there."""
-        self._client.put_object(
-            Bucket=uri.bucket, Key=uri.key, Body=data, ChecksumAlgorithm="SHA256"
-        )
 
     def create(self, uri: S3Uri, data: bytes) -> None:
         """Creates an object only if it does not exist: of two writers exactly one succeeds.
@@ -137,56 +87,37 @@ class ObjectStore:
         A retried request can meet its own first try; the same bytes therefore count as success.
 
         Raises:
-            Conflict: another object is already there.
+            Conflict: Another object is already there.
         """
-        try:
-            self._client.put_object(
-                Bucket=uri.bucket,
-                Key=uri.key,
-                Body=data,
-                IfNoneMatch="*",
-                ChecksumAlgorithm="SHA256",
-            )
-        except ClientError as error:
-            if _code(error) not in _LOST_RACE:
-                raise
-            if self.read(uri) != data:
-                raise Conflict(str(uri)) from error
 
     def delete(self, uri: S3Uri) -> None:
         """Removes an object; nothing happens where there is none."""
-        self._client.delete_object(Bucket=uri.bucket, Key=uri.key)
 
     def download(self, uri: S3Uri, target: Path) -> None:
-        """Copies an object to a file (complete or absent: boto3 writes beside and renames)."""
-        self._client.download_file(uri.bucket, uri.key, str(target), Config=_TRANSFER)
+        """Copies an object to a file, which is then complete or, after an error, absent.
+
+        Raises:
+            Unavailable: There is no such object.
+        """
 
     def upload(self, source: Path, uri: S3Uri) -> None:
-        """Copies a file to an object, its checksum verified by the server."""
-        self._client.upload_file(
-            str(source),
-            uri.bucket,
-            uri.key,
-            ExtraArgs={"ChecksumAlgorithm": "SHA256"},
-            Config=_TRANSFER,
-        )
-
-    def _iterate(self, prefix: S3Uri) -> Iterator[StoredObject]:
-        folder = f"{prefix.key}/"
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=prefix.bucket, Prefix=folder
-        )
-        for page in pages:
-            for item in page.get("Contents", ()):
-                path = item["Key"].removeprefix(folder)
-                if path and not path.endswith("/"):
-                    yield StoredObject(
-                        S3Uri(prefix.bucket, item["Key"]),
-                        path,
-                        item["Size"],
-                        item["ETag"].strip('"'),
-                    )
+        """Copies a file to an object, replacing what was there."""
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def connect_store(settings: Settings) -> ObjectStore:
+    """The store that the settings name: a folder where there is one, else S3."""
+    if settings.store_dir is not None:
+        from infra.storage.folder import FolderStore
+
+        return FolderStore(settings.store_dir)
+    from infra.storage.s3 import S3Store
+
+    return S3Store.connect(settings)
+
+
+def missing(uri: S3Uri) -> Unavailable:
+    """What every store raises for an object that is not there."""
+    return Unavailable(
+        f"{uri} does not exist.",
+        "Restore the object, or roll back to a version whose files are complete.",
+    )
