@@ -9,7 +9,6 @@ from infra.registry.registry import CHAMPION
 from infra.storage.promotions import Promotion
 from merging.errors import NotReproduced
 from merging.experts.heads import Head
-from merging.models.evaluate import evaluate
 from merging.models.materialise import verify
 from tasks.evaluate import score_champion
 from tasks.learn import choose_device
@@ -57,7 +56,9 @@ def check_scores(queue: MergeQueue, base: Base, deployed: Deployed) -> tuple[str
     for member in deployed.members:
         judged = score_champion(queue, base, deployed, member)
         head = Head.load(deployed.directory / "heads" / member.task, member.task)
-        now = evaluate(deployed.directory / "model", head, member.expert.split.gate, device)
+        now = queue.engine.evaluate(
+            deployed.directory / "model", head, member.expert.split.gate, device
+        )
         if judged is not None and now.correct.sum() != judged.correct.sum():
             findings.append(
                 f"{member.task}: judged at {judged.accuracy:.4f}, now {now.accuracy:.4f}."

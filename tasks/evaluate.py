@@ -18,7 +18,6 @@ from infra.storage.manifest import Manifest, hash_files
 from infra.storage.store import S3Uri
 from merging.experts.heads import Head
 from merging.gate import TaskScores
-from merging.models.evaluate import evaluate
 from merging.models.outcomes import Outcomes
 from tasks.learn import choose_device
 from tasks.retry import SIDE_EFFECT
@@ -92,7 +91,7 @@ def _answers(
     if queue.store.exists(uri):
         return Outcomes.from_json(queue.store.read(uri).decode())
     device = choose_device(queue.family.device)
-    outcomes = evaluate(model, head, examples, device, base=base.directory)
+    outcomes = queue.engine.evaluate(model, head, examples, device, base=base.directory)
     queue.store.write(uri, outcomes.to_json().encode())
     return outcomes
 

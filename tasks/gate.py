@@ -11,7 +11,6 @@ from infra.contracts import ContractResult, check_gate_report
 from infra.queue import MergeQueue
 from merging.gate import Check, GateReport, TaskScores, decide
 from merging.gate.artifact import check_latency, check_weights
-from merging.models.evaluate import LoadedModel, time_alternately
 from tasks.learn import choose_device
 from tasks.values import Build
 
@@ -46,10 +45,12 @@ def judge(
 def _check_latency(queue: MergeQueue, build: Build, candidate: Path, champion: Path) -> Check:
     """Candidate and champion answer the same few inputs of one old or new task, in turn."""
     expert = build.members[0].expert
-    device = choose_device(build.family.device)
-    models = [
-        LoadedModel(m, expert.head, build.family.kind, device, base=build.base.directory)
-        for m in (candidate, champion)
-    ]
-    ours, theirs = time_alternately(models, expert.split.gate.inputs[:_TIMED_INPUTS])
+    ours, theirs = queue.engine.time_answers(
+        (candidate, champion),
+        expert.head,
+        expert.split.gate.inputs[:_TIMED_INPUTS],
+        build.family.kind,
+        choose_device(build.family.device),
+        base=build.base.directory,
+    )
     return check_latency(ours, theirs, queue.family.gate.latency_factor)

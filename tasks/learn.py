@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from infra.errors import Unavailable
 from infra.queue import MergeQueue
 from merging.experts.heads import Head
-from merging.learning.learn import Learned, learn_coefficients
+from merging.learning.learn import Learned
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
 from merging.models.materialise import materialise
@@ -42,7 +42,7 @@ def learn(queue: MergeQueue, build: Build) -> Learned:
             log.info("step %d: loss %.4f", record.step, mean(record.losses.values()))
 
     start, heads = _deployed_state(build)
-    return learn_coefficients(
+    return queue.engine.learn(
         build.base.directory,
         [member.expert for member in build.members],
         build.family.kind,

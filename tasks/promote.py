@@ -10,7 +10,6 @@ from typing import Literal
 from prefect import task
 
 from infra.flowrun import run_id
-from infra.packaging.probe import check_answers
 from infra.queue import MergeQueue
 from infra.registry.registry import MergedVersion
 from infra.storage.manifest import Manifest, download_model
@@ -28,7 +27,7 @@ def check_health(queue: MergeQueue, version: MergedVersion) -> Manifest:
     manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
     with tempfile.TemporaryDirectory(dir=queue.settings.cache_dir) as folder:
         download_model(queue.store, version.location, manifest, Path(folder))
-        check_answers(Path(folder))
+        queue.engine.check_answers(Path(folder))
     return manifest
 
 

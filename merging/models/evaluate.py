@@ -89,13 +89,31 @@ class LoadedModel:
         )
 
 
-def time_alternately(
-    models: Sequence[LoadedModel], inputs: Sequence[Any], repeats: int = 9
+def time_answers(
+    models: Sequence[Path],
+    head: Head,
+    inputs: Sequence[Any],
+    kind: ModelKind,
+    device: torch.device,
+    *,
+    base: Path | None = None,
+    repeats: int = 9,
 ) -> tuple[list[float], ...]:
-    """Seconds of each model for all inputs, the models taking turns so that noise hits them alike."""
+    """Seconds of each model for all inputs, the models taking turns so that noise hits them alike.
+
+    Args:
+        models: Directories of backbones; `head`, `kind`, `device` and `base` as of `LoadedModel`.
+        head: The task's head.
+        inputs: What each model answers at each turn.
+        kind: The kind of model.
+        device: Where they run.
+        base: The base directory.
+        repeats: Turns of each model.
+    """
+    loaded = [LoadedModel(model, head, kind, device, base=base) for model in models]
     seconds: tuple[list[float], ...] = tuple([] for _ in models)
     for _ in range(repeats):
-        for model, found in zip(models, seconds, strict=True):
+        for model, found in zip(loaded, seconds, strict=True):
             start = time.perf_counter()
             model.answer(inputs)
             found.append(time.perf_counter() - start)
