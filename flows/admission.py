@@ -10,7 +10,7 @@ from infra.errors import Refused
 from infra.queue import MergeQueue
 from infra.registry.registry import ExpertVersion
 from merging.errors import InvalidInput, MergeQueueError
-from merging.gate import judge_expert
+from merging.gate.decision import judge_expert
 from tasks.evaluate import score_expert
 from tasks.preflight import IncompatibleExpert, preflight
 from tasks.pull import pull_expert

@@ -8,22 +8,14 @@ nothing but the name of the family, and starting it twice, or late, does no harm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from prefect import flow, get_run_logger
 
-from flows.admission import admit
-from flows.delivery import Outcome, bounce, deliver
-from flows.ladder import climb_ladder
+from flows.delivery import Outcome
 from flows.promote import act_on_review
-from infra.errors import Corrupt
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
-from merging.errors import NonFinite
 from tasks.find import find_waiting_experts
-from tasks.pull import pull_base, pull_champion
-from tasks.settle import repair_mirror, settle_members
-from tasks.values import Base, Deployed, Member, describe
+from tasks.settle import repair_mirror
 
 
 @flow(name="continual-merge", flow_run_name="continual-merge {family}", persist_result=False)
@@ -44,10 +36,10 @@ def continual_merge(family: str) -> tuple[Outcome, ...]:
         if not waiting:
             get_run_logger().info("no expert is waiting")
             return ()
-        base = pull_base(queue)
-        deployed = pull_deployed(queue, base)
-        members, bounced = admit(queue, base, deployed, waiting)
-        return (*bounced, *merge(queue, base, members))
+        # Merging needs torch and transformers, whose import takes longer than a whole idle sweep.
+        from flows.arrivals import merge_arrivals
+
+        return merge_arrivals(queue, waiting)
 
 
 def review_candidates(queue: MergeQueue) -> None:
@@ -55,50 +47,3 @@ def review_candidates(queue: MergeQueue) -> None:
     for version in queue.registry.merged(queue.name):
         if version.status == "candidate" and version.tags.get("approval_status"):
             act_on_review(queue, version)
-
-
-def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
-    """The champion on local disk, or None before the first promotion.
-
-    Raises:
-        Corrupt: the base is not the one that the champion was merged from.
-    """
-    newest = queue.promotions.newest()
-    if newest is None:
-        return None
-    deployed = pull_champion(queue, newest)
-    if deployed.manifest.base_digest != base.digest:
-        raise Corrupt(
-            where=queue.family.base,
-            expected=f"digest {deployed.manifest.base_digest}, from which the deployed version "
-            f"{newest.version} was merged",
-            found=base.digest,
-            remedy="A family has one base for good: restore it, or start a new family for the new "
-            "base.",
-        )
-    return deployed
-
-
-def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Outcome, ...]:
-    """Merges arrivals together; where that fails, halves of them, down to the single expert.
-
-    So one bad expert does not hold back the others.
-    """
-    if not arrivals:
-        return ()
-    try:
-        attempt = climb_ladder(queue, base, pull_deployed(queue, base), arrivals)
-        fault, page = " ".join(attempt.report.reasons), queue.registry.run_page(attempt.run_id)
-    except NonFinite as error:
-        attempt, fault, page = None, str(error), ""
-    if attempt is not None and attempt.manifest is not None:
-        return (deliver(queue, attempt),)
-    if len(arrivals) == 1:
-        settle_members(queue, arrivals, "rejected", fault, page)
-        return (bounce(queue, (arrivals[0].task,), fault),)
-    get_run_logger().info("%s do not pass together; trying halves", describe(arrivals))
-    half = len(arrivals) // 2
-    first = merge(queue, base, arrivals[:half])
-    if any(outcome.verdict == "waits for review" for outcome in first):
-        return first  # the rest is merged onto what the reviewer decides
-    return (*first, *merge(queue, base, arrivals[half:]))

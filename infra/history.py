@@ -1,19 +1,14 @@
-"""Merged models as people ask for them: their files, scores and differences."""
+"""Merged models as people ask for them: their files and their scores."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from infra.errors import Refused
 from infra.queue import MergeQueue
 from infra.registry.registry import MergedVersion
 from infra.storage.manifest import Manifest, download_model
-from merging.models.coefficients import Coefficients
 
 _SCORE = "gate/{task}/candidate"  # the metric that infra.report gives a task's score
 
@@ -53,37 +48,3 @@ def gate_scores(queue: MergeQueue, version: MergedVersion) -> dict[str, float]:
     manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
     names = {task: _SCORE.format(task=task) for task in manifest.tasks}
     return {task: metrics[name] for task, name in names.items() if name in metrics}
-
-
-def compare(queue: MergeQueue, a: int, b: int) -> list[tuple[str, str, str, str]]:
-    """Rows of (task, expert, score, mean coefficient) that set two versions against each other."""
-    sides = [_side(queue, number) for number in (a, b)]
-    tasks = list(dict.fromkeys(name for side in sides for name in side))
-    rows = []
-    for name in tasks:
-        cells = [side.get(name, ("–", "–", "–")) for side in sides]
-        changes = [x if x == y else f"{x} → {y}" for x, y in zip(*cells, strict=True)]
-        rows.append((name, changes[0], changes[1], changes[2]))
-    return rows
-
-
-def _side(queue: MergeQueue, number: int) -> dict[str, tuple[str, str, str]]:
-    version = queue.registry.merged_version(queue.name, number)
-    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
-    scores = gate_scores(queue, version)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "coefficients.safetensors"
-        queue.store.download(version.location / file.name, file)
-        coefficients = Coefficients.load(file)
-    return {
-        e.task: (
-            f"{e.name}/{e.version}",
-            f"{scores[e.task]:.3f}" if e.task in scores else "–",
-            f"{_mean(coefficients.column(e.task)):.3f}",
-        )
-        for e in manifest.experts
-    }
-
-
-def _mean(column: Mapping[str, Tensor]) -> float:
-    return float(torch.cat([value.reshape(-1) for value in column.values()]).mean())

@@ -62,6 +62,10 @@ class MergeQueue:
         """The family's name, which is also its registered model's."""
         return self.family.name
 
+    def candidate(self, key: str) -> S3Uri:
+        """The folder of a candidate's files; its build key is its name."""
+        return self.family.root / "merged" / key
+
     def work(self, key: str) -> Path:
         """A scratch folder that outlives a killed run, one per build key."""
         folder = self.settings.cache_dir / "work" / self.name / key

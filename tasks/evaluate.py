@@ -17,7 +17,7 @@ from infra.storage.cache import sha256_tree
 from infra.storage.manifest import Manifest, hash_files
 from infra.storage.store import S3Uri
 from merging.experts.heads import Head
-from merging.gate import TaskScores
+from merging.gate.decision import TaskScores
 from merging.models.outcomes import Outcomes
 from tasks.learn import choose_device
 from tasks.retry import SIDE_EFFECT

@@ -9,8 +9,9 @@ from prefect import task
 
 from infra.contracts import ContractResult, check_gate_report
 from infra.queue import MergeQueue
-from merging.gate import Check, GateReport, TaskScores, decide
+from merging.gate import Check, GateReport
 from merging.gate.artifact import check_latency, check_weights
+from merging.gate.decision import TaskScores, decide
 from tasks.learn import choose_device
 from tasks.values import Build
 

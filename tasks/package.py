@@ -11,8 +11,7 @@ from infra.packaging.mlflow_files import add_mlflow_files
 from infra.packaging.probe import PROBE, write_probe
 from infra.queue import MergeQueue
 from infra.storage.manifest import MANIFEST, Manifest, hash_files
-from infra.storage.store import S3Uri
-from merging.gate import TaskScores
+from merging.gate.decision import TaskScores
 from merging.learning.learn import Learned
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Build
@@ -26,7 +25,7 @@ def package_candidate(
 
     A folder whose manifest is already in the object store is complete, and is kept as it is.
     """
-    location = candidate_location(queue, build.key)
+    location = queue.candidate(build.key)
     if queue.store.exists(location / MANIFEST):
         return Manifest.read(queue.store, location)
     add_mlflow_files(merged, build.family.kind, build.key)
@@ -59,8 +58,3 @@ def package_candidate(
         queue.store.upload(merged / path, location / path)
     queue.store.write(location / MANIFEST, manifest.to_bytes())
     return manifest
-
-
-def candidate_location(queue: MergeQueue, key: str) -> S3Uri:
-    """The folder of a candidate's files; its build key is its name."""
-    return queue.family.root / "merged" / key

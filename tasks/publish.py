@@ -6,7 +6,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from infra.queue import MergeQueue
-from infra.report import markdown_summary, summary_rows
+from infra.report.summary import markdown_summary, summary_rows
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Attempt
 

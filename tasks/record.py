@@ -18,13 +18,12 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict
 
 from infra.queue import MergeQueue
-from infra.report import gate_metrics
+from infra.report.summary import gate_metrics
 from infra.storage.manifest import Manifest
 from infra.storage.store import S3Uri
 from merging.gate import GateReport
 from merging.learning.learn import Learned
 from tasks.evaluate import decisions
-from tasks.package import candidate_location
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Attempt, Build, Member, describe
 
@@ -49,7 +48,7 @@ def find_attempt(queue: MergeQueue, build: Build) -> Attempt | None:
     outcome = _Outcome.model_validate_json(queue.store.read(uri))
     manifest = None
     if outcome.manifest_sha256:
-        location = candidate_location(queue, build.key)
+        location = queue.candidate(build.key)
         manifest = Manifest.read(queue.store, location, outcome.manifest_sha256)
     return Attempt(build.key, build.rung, build.arrivals, outcome.report, outcome.run_id, manifest)
 

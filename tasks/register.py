@@ -7,8 +7,7 @@ from prefect import task
 from infra.flowrun import run_id
 from infra.queue import MergeQueue
 from infra.registry.registry import MergedVersion
-from infra.report import markdown_summary
-from tasks.package import candidate_location
+from infra.report.summary import markdown_summary
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Attempt
 
@@ -22,7 +21,7 @@ def register_candidate(queue: MergeQueue, attempt: Attempt) -> MergedVersion:
     assert manifest is not None, "only a candidate with files is registered"
     return queue.registry.register_merged(
         queue.name,
-        candidate_location(queue, attempt.key),
+        queue.candidate(attempt.key),
         attempt.run_id,
         tags={
             "merge.status": "candidate",

@@ -10,10 +10,12 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.contracts import ContractResult
 from infra.queue import MergeQueue
-from infra.report import Flip, ReportInputs, collect_flips, render_report
-from infra.report import Member as ShownMember
+from infra.report.inputs import Flip, ReportInputs, collect_flips
+from infra.report.inputs import Member as ShownMember
+from infra.report.page import render_report
 from merging.experts.checkpoint import Checkpoint
-from merging.gate import GateReport, TaskScores
+from merging.gate import GateReport
+from merging.gate.decision import TaskScores
 from merging.learning.grouping import cosines
 from merging.learning.learn import Learned
 from merging.models.coefficients import Coefficients

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.contracts import ContractResult
 from infra.families import Family
@@ -15,8 +15,10 @@ from infra.registry.registry import ExpertVersion
 from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion
 from infra.storage.store import S3Uri
-from merging.experts.expert import Expert
 from merging.gate import GateReport
+
+if TYPE_CHECKING:  # a sweep that finds nothing has no expert to open, and needs no torch
+    from merging.experts.expert import Expert
 
 
 @dataclass(frozen=True)

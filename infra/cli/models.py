@@ -50,7 +50,7 @@ def diff(
 ) -> None:
     """What differs between two merged versions: experts, scores, coefficients."""
     connect()
-    from infra.history import compare
+    from infra.comparison import compare
     from infra.queue import MergeQueue
 
     shown = table(f"{family}: version {a} → {b}", "task", "expert", "score", "mean coefficient")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from infra.cli.output import console, table
 from infra.settings import state_file
-from infra.stack import PartStatus, stack_status, start_stack, stop_stack
+
+if TYPE_CHECKING:
+    from infra.stack import PartStatus
 
 
 def up(
@@ -30,6 +32,8 @@ def up(
     ] = None,
 ) -> None:
     """Starts the servers (S3, MLflow, Prefect, worker, receiver), or repairs what is not up."""
+    from infra.stack import stack_status, start_stack
+
     with console.status("Starting the stack") as status:
         settings = start_stack(first_port=first_port, mlflow_auth=mlflow_auth, report=status.update)
     _print_parts(stack_status())
@@ -44,6 +48,8 @@ def up(
 
 def down() -> None:
     """Stops all servers; data, ports and secrets stay for the next `up`."""
+    from infra.stack import stop_stack
+
     with console.status("Stopping the stack") as status:
         stop_stack(report=status.update)
     console.print("The stack is down. Its data stays; `supermerge up` goes on where it was.")

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from infra.contracts.result import ContractResult
-from merging.experts.examples import ModelKind
-from merging.gate import GatePolicy, GateReport
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from infra.contracts.docs import DocsSection
+    from merging.experts.examples import ModelKind
+    from merging.gate import GatePolicy, GateReport
 
 __all__ = ["ContractResult", "check_examples", "check_gate_report", "data_docs"]
 

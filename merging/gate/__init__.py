@@ -1,20 +1,11 @@
 """The gate: may this candidate replace the deployed model?
 
-`merging.gate.artifact` (conditions on the files) is apart, because it imports torch.
+Here are its values: what a family asks for and what was decided, which cost nothing to import. What
+decides, `merging.gate.decision`, imports numpy, and `merging.gate.artifact`, which looks at files,
+imports torch.
 """
 
-from merging.gate.decision import TaskScores, decide, judge_expert
 from merging.gate.policy import GatePolicy, TaskPolicy
 from merging.gate.report import Check, GateReport, Score, TaskDecision
 
-__all__ = [
-    "Check",
-    "GatePolicy",
-    "GateReport",
-    "Score",
-    "TaskDecision",
-    "TaskPolicy",
-    "TaskScores",
-    "decide",
-    "judge_expert",
-]
+__all__ = ["Check", "GatePolicy", "GateReport", "Score", "TaskDecision", "TaskPolicy"]

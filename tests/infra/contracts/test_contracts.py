@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from infra.contracts import check_examples, check_gate_report, data_docs
-from merging.gate import GatePolicy, GateReport, TaskScores, decide
+from merging.gate import GatePolicy, GateReport
+from merging.gate.decision import TaskScores, decide
 from merging.models.outcomes import Outcomes
 
 POLICY = GatePolicy(minimum_examples=90)

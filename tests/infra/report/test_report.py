@@ -19,19 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from infra.contracts import ContractResult, check_examples
-from infra.report import (
-    Flip,
-    Member,
-    ReportInputs,
-    collect_flips,
-    gate_metrics,
-    markdown_summary,
-    render_report,
-    summary_rows,
-)
 from infra.report.curves import learning_curve
+from infra.report.inputs import Flip, Member, ReportInputs, collect_flips
+from infra.report.page import render_report
+from infra.report.summary import gate_metrics, markdown_summary, summary_rows
 from merging.experts.examples import Examples
-from merging.gate import GatePolicy, GateReport, TaskScores, decide
+from merging.gate import GatePolicy, GateReport
+from merging.gate.decision import TaskScores, decide
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
 from merging.models.outcomes import Outcomes

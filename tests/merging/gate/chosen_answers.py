@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from merging.gate import TaskScores
+from merging.gate.decision import TaskScores
 from merging.models.outcomes import Outcomes
 
 CLASSES = 5

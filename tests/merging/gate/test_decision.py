@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merging.errors import InvalidInput
-from merging.gate import Check, GatePolicy, GateReport, TaskScores, decide, judge_expert
+from merging.gate import Check, GatePolicy, GateReport
+from merging.gate.decision import TaskScores, decide, judge_expert
 from merging.models.outcomes import Outcomes
 from tests.merging.gate.chosen_answers import answers, first_right
 

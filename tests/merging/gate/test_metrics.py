@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from merging.gate import GatePolicy, TaskScores, decide
+from merging.gate import GatePolicy
 from merging.gate.comparison import compare
+from merging.gate.decision import TaskScores, decide
 from merging.gate.metrics import bootstrap_scores, score, token_f1
 from merging.models.outcomes import Outcomes
 

@@ -1,0 +1,73 @@
+"""What is done with the experts that wait: they are admitted, merged, judged and delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import get_run_logger
+
+from flows.admission import admit
+from flows.delivery import Outcome, bounce, deliver
+from flows.ladder import climb_ladder
+from infra.errors import Corrupt
+from infra.queue import MergeQueue
+from infra.registry.registry import ExpertVersion
+from merging.errors import NonFinite
+from tasks.pull import pull_base, pull_champion
+from tasks.settle import settle_members
+from tasks.values import Base, Deployed, Member, describe
+
+
+def merge_arrivals(queue: MergeQueue, waiting: Sequence[ExpertVersion]) -> tuple[Outcome, ...]:
+    """Merges waiting experts into the deployed model; says what became of each group."""
+    base = pull_base(queue)
+    deployed = pull_deployed(queue, base)
+    members, bounced = admit(queue, base, deployed, waiting)
+    return (*bounced, *merge(queue, base, members))
+
+
+def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
+    """The champion on local disk, or None before the first promotion.
+
+    Raises:
+        Corrupt: the base is not the one that the champion was merged from.
+    """
+    newest = queue.promotions.newest()
+    if newest is None:
+        return None
+    deployed = pull_champion(queue, newest)
+    if deployed.manifest.base_digest != base.digest:
+        raise Corrupt(
+            where=queue.family.base,
+            expected=f"digest {deployed.manifest.base_digest}, from which the deployed version "
+            f"{newest.version} was merged",
+            found=base.digest,
+            remedy="A family has one base for good: restore it, or start a new family for the new "
+            "base.",
+        )
+    return deployed
+
+
+def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Outcome, ...]:
+    """Merges arrivals together; where that fails, halves of them, down to the single expert.
+
+    So one bad expert does not hold back the others.
+    """
+    if not arrivals:
+        return ()
+    try:
+        attempt = climb_ladder(queue, base, pull_deployed(queue, base), arrivals)
+        fault, page = " ".join(attempt.report.reasons), queue.registry.run_page(attempt.run_id)
+    except NonFinite as error:
+        attempt, fault, page = None, str(error), ""
+    if attempt is not None and attempt.manifest is not None:
+        return (deliver(queue, attempt),)
+    if len(arrivals) == 1:
+        settle_members(queue, arrivals, "rejected", fault, page)
+        return (bounce(queue, (arrivals[0].task,), fault),)
+    get_run_logger().info("%s do not pass together; trying halves", describe(arrivals))
+    half = len(arrivals) // 2
+    first = merge(queue, base, arrivals[:half])
+    if any(outcome.verdict == "waits for review" for outcome in first):
+        return first  # the rest is merged onto what the reviewer decides
+    return (*first, *merge(queue, base, arrivals[half:]))

@@ -1,0 +1,49 @@
+"""Two merged models set against each other: experts, scores and coefficients."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from infra.history import gate_scores
+from infra.queue import MergeQueue
+from infra.storage.manifest import Manifest
+from merging.models.coefficients import Coefficients
+
+
+def compare(queue: MergeQueue, a: int, b: int) -> list[tuple[str, str, str, str]]:
+    """Rows of (task, expert, score, mean coefficient) that set two versions against each other."""
+    sides = [_side(queue, number) for number in (a, b)]
+    tasks = list(dict.fromkeys(name for side in sides for name in side))
+    rows = []
+    for name in tasks:
+        cells = [side.get(name, ("–", "–", "–")) for side in sides]
+        changes = [x if x == y else f"{x} → {y}" for x, y in zip(*cells, strict=True)]
+        rows.append((name, changes[0], changes[1], changes[2]))
+    return rows
+
+
+def _side(queue: MergeQueue, number: int) -> dict[str, tuple[str, str, str]]:
+    version = queue.registry.merged_version(queue.name, number)
+    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
+    scores = gate_scores(queue, version)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "coefficients.safetensors"
+        queue.store.download(version.location / file.name, file)
+        coefficients = Coefficients.load(file)
+    return {
+        e.task: (
+            f"{e.name}/{e.version}",
+            f"{scores[e.task]:.3f}" if e.task in scores else "–",
+            f"{_mean(coefficients.column(e.task)):.3f}",
+        )
+        for e in manifest.experts
+    }
+
+
+def _mean(column: Mapping[str, Tensor]) -> float:
+    return float(torch.cat([value.reshape(-1) for value in column.values()]).mean())
