@@ -26,7 +26,10 @@ from merging.errors import InvalidInput
 
 PREFIX = "SUPERMERGE_"
 _FOR_TESTS = PREFIX + "TEST_"
-PROJECT = Path(__file__).resolve().parents[1]
+CODE = Path(__file__).resolve().parents[1]
+"""Where the four packages lie: the checkout, or the site-packages that a wheel was installed to."""
+PROJECT = CODE if (CODE / "pyproject.toml").is_file() else Path.cwd()
+"""Where people keep families and state: the checkout, else the folder they call a command in."""
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 # Credentials have their own fields; inside an address they would end up in logs.
@@ -48,9 +51,10 @@ class Settings(BaseSettings):
     """State of the embedded stack: databases, logs, secrets."""
     cache_dir: Folder = Field(default_factory=lambda fields: fields["state_dir"] / "cache")
     """What was pulled from S3, by content."""
-    project_dir: Folder = PROJECT
-    """Where prefect.yaml and flows/ lie; workers run the flows from there."""
-    families_dir: Folder = PROJECT / "infra" / "families"
+    project_dir: Folder = CODE
+    """Where `flows/` lies; workers run the flows from there."""
+    families_dir: Folder = Field(default_factory=lambda: default_families_dir())
+    """Family files, one each."""
 
     bucket: BucketName = "supermerge"
     """Where a family lives whose file names no bucket; the embedded stack creates it."""
@@ -106,8 +110,7 @@ class Settings(BaseSettings):
         """Settings from SUPERMERGE_* variables, then from the state file of the embedded stack.
 
         Args:
-            state_dir: Where to look for the stack's state; default is SUPERMERGE_STATE_DIR, else
-                `.supermerge` in the project.
+            state_dir: Where to look for the stack's state; default as `default_state_dir` says.
 
         Raises:
             InvalidInput: As `of` does.
@@ -214,8 +217,20 @@ CLIENT_DEFAULTS = {
 
 
 def default_state_dir() -> Path:
-    """SUPERMERGE_STATE_DIR, else `.supermerge` in the project."""
+    """SUPERMERGE_STATE_DIR, else `.supermerge` in the checkout or the present folder."""
     return Path(os.environ.get(PREFIX + "STATE_DIR") or PROJECT / ".supermerge")
+
+
+def default_families_dir() -> Path:
+    """`families` in the checkout or the present folder; without one, the families of the demo."""
+    own = PROJECT / "families"
+    return own if own.is_dir() else CODE / "infra" / "families"
+
+
+def deployments_file() -> Path:
+    """`prefect.yaml` in the checkout or the present folder; without one, that of the package."""
+    own = PROJECT / "prefect.yaml"
+    return own if own.is_file() else CODE / "infra" / "prefect.yaml"
 
 
 def state_file(state_dir: Path) -> Path:

@@ -15,7 +15,7 @@ import httpx
 
 from infra.errors import Unavailable
 from infra.names import limit_name
-from infra.settings import Settings
+from infra.settings import Settings, deployments_file
 from infra.stack.parts import POOL
 
 ZOMBIES = "supermerge: mark runs without a heartbeat as crashed"
@@ -73,7 +73,10 @@ def deploy_flows(settings: Settings) -> bool:
 
 def _run_deploy(settings: Settings) -> None:
     finished = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        [
+            *(sys.executable, "-m", "prefect", "--no-prompt"),
+            *("deploy", "--all", f"--prefect-file={deployments_file()}"),
+        ],
         cwd=settings.project_dir,
         env={**os.environ, **settings.environment()},
         stdin=subprocess.DEVNULL,
@@ -84,14 +87,14 @@ def _run_deploy(settings: Settings) -> None:
     )
     if finished.returncode != 0:
         raise Unavailable(
-            f"Prefect did not apply {settings.project_dir / 'prefect.yaml'}:\n{finished.stdout}",
+            f"Prefect did not apply {deployments_file()}:\n{finished.stdout}",
             "Correct what it names and run `supermerge up` again.",
         )
 
 
 def _digest_of_flows(project: Path) -> str:
     digest = hashlib.sha256(str(project).encode())
-    for path in (project / "prefect.yaml", *sorted((project / "flows").glob("*.py"))):
+    for path in (deployments_file(), *sorted((project / "flows").glob("*.py"))):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from infra.errors import Unavailable
-from infra.settings import CLIENT_DEFAULTS, PREFIX, Settings
+from infra.settings import CLIENT_DEFAULTS, CODE, PREFIX, Settings
 from infra.stack.part_files import ADMIN, basic_auth_file, identities_file
 from infra.stack.state import HOST, StackState
 from infra.stack.supervise import Part
@@ -226,6 +226,7 @@ def receiver(state: StackState, settings: Settings) -> Part:
             "uvicorn",
             "infra.events.receiver:create_app",
             "--factory",
+            f"--app-dir={CODE}",  # else it looks for `infra` in the present folder first
             f"--host={HOST}",
             f"--port={state.receiver_port}",
             "--no-access-log",

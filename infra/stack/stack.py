@@ -19,6 +19,7 @@ from infra.settings import Settings, default_state_dir
 from infra.stack.bucket import check_bucket
 from infra.stack.files import private_folder
 from infra.stack.orchestration import deploy_flows, prepare_prefect
+from infra.stack.packages import check_packages
 from infra.stack.part_files import write_part_files
 from infra.stack.parts import embedded_settings, stack_parts
 from infra.stack.state import StackState, choose_ports, read_state, write_state
@@ -46,7 +47,9 @@ def start_stack(
 
     Raises:
         Unavailable: A part did not come up; those that did stay up.
+        InvalidInput: Another project's packages are in the way of this one's.
     """
+    check_packages()
     state_dir = private_folder((state_dir or default_state_dir()).absolute())
     supervisor = Supervisor(state_dir)
     with _one_at_a_time(state_dir):

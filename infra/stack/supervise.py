@@ -187,7 +187,8 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **part.environment},
+                # A folder named `tasks` where the command is called must not be imported as ours.
+                env={**os.environ, "PYTHONSAFEPATH": "1", **part.environment},
                 start_new_session=True,
             )
         _children.append(child)
