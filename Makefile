@@ -1,4 +1,4 @@
-# install format check test demo up down: all that a person, a hook and CI type.
+# All that a person, a hook and CI type.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help install format check test demo up down lock clean
+.PHONY: help install format check test docs demo up down lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ check: install  ## style, lint and types
 
 test: install  ## every test, against real servers on loopback
 	$(BIN)/python -m pytest -n 2 --maxschedchunk 1 $(PYTEST_ARGS)
+
+docs: install  ## write docs/reference.md from the code
+	$(BIN)/python docs/reference.py
 
 demo: install  ## the queue at work on real models and data
 	$(BIN)/supermerge demo

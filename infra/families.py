@@ -30,7 +30,12 @@ S3Location = Annotated[
 
 
 class Target(BaseModel):
-    """Where notifications go: a webhook address or a saved Prefect notification block."""
+    """Where notifications go: a webhook address or a saved Prefect notification block.
+
+    Attributes:
+        webhook: Address that each notice is posted to, as JSON.
+        prefect_block: Name of a saved block, `type/name`, as its page in Prefect shows it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,17 +44,30 @@ class Target(BaseModel):
 
 
 class Family(BaseModel):
-    """How one family is merged, judged and promoted."""
+    """How one family is merged, judged and promoted.
+
+    Attributes:
+        name: The file's name; the registered model in MLflow has it too.
+        kind: What its models do.
+        base: Folder of the base checkpoint; `supermerge upload-base` puts it there.
+        bucket: Bucket of the family's merged models, reports and promotion log.
+        expert_buckets: Further buckets that experts may be read from.
+        promotion: `auto` deploys what passes the gate; with `review` it waits until a person sets
+            `approval_status` in MLflow.
+        ladder: What is tried, in this order, until the gate passes.
+        device: What computes; `auto` takes an accelerator where there is one.
+        merge: How coefficients are learned.
+        gate: When a candidate may be promoted.
+        notify: Who is told of what happens.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     kind: ModelKind
-    base: S3Location = Field(description="folder of the base checkpoint")
-    bucket: str = Field(description="bucket of the family's merged models and promotion log")
-    expert_buckets: tuple[str, ...] = Field(
-        default=(), description="further buckets that experts may be read from"
-    )
+    base: S3Location
+    bucket: str
+    expert_buckets: tuple[str, ...] = ()
     promotion: Literal["auto", "review"] = "auto"
     ladder: tuple[Rung, ...] = Field(default=("relearn",), min_length=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -41,47 +41,60 @@ BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61
 
 
 class Settings(BaseSettings):
-    """Addresses, credentials and folders that every part reads and none changes."""
+    """Addresses, credentials and folders that every part reads and none changes.
+
+    Attributes:
+        state_dir: State of the embedded stack: databases, logs, secrets. By default `.supermerge` in
+            the checkout or, where the package is installed, in the present folder.
+        cache_dir: What was pulled from S3, by content. By default `cache` in the state folder.
+        project_dir: Where `flows/` lies; workers run the flows from there. By default wherever the
+            package is.
+        families_dir: Family files, one each. By default `families` in the checkout or the present
+            folder, and the demo's family where there is no such folder.
+        bucket: Bucket of MLflow's artifacts; a family file names its own. The embedded stack makes it.
+        s3_endpoint: Address of an S3 server, or `https://s3.<region>.amazonaws.com`; without it AWS.
+        s3_access_key: With the secret key, or neither: then boto3's own chain (profile, role, `AWS_*`).
+        s3_secret_key: The other half.
+        s3_region: Where the server cares.
+        store_dir: A folder in place of S3, for trials and tests.
+        mlflow_uri: MLflow's tracking and registry server; `sqlite:////…` in one process, for tests.
+        mlflow_artifact_root: The `s3://` folder behind the server's `mlflow-artifacts:` scheme, so that
+            an expert logged through it is read straight from S3; none where that scheme is not used.
+        mlflow_username: With a password, where MLflow asks for them.
+        mlflow_password: The other half.
+        prefect_api: Address of Prefect's server; ends in `/api`.
+        prefect_auth: `name:password`, where Prefect asks for it; the embedded one does when it is set.
+        receiver_url: The webhook receiver as MLflow reaches it; none where only the schedule starts
+            merges.
+        webhook_secret: Shared by MLflow, which signs, and the receiver, which verifies.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
     state_dir: Folder = Field(default_factory=lambda: default_state_dir())
-    """State of the embedded stack: databases, logs, secrets."""
     cache_dir: Folder = Field(default_factory=lambda fields: fields["state_dir"] / "cache")
-    """What was pulled from S3, by content."""
     project_dir: Folder = CODE
-    """Where `flows/` lies; workers run the flows from there."""
     families_dir: Folder = Field(default_factory=lambda: default_families_dir())
-    """Family files, one each."""
 
     bucket: BucketName = "supermerge"
-    """Where a family lives whose file names no bucket; the embedded stack creates it."""
     s3_endpoint: Url | None = None
-    """None: AWS itself."""
     s3_access_key: SecretStr | None = None
-    """None, like the secret key: boto3's own chain (profile, role, AWS_* variables)."""
     s3_secret_key: SecretStr | None = None
     s3_region: str | None = None
     store_dir: Folder | None = None
-    """A folder in place of S3, for trials and tests."""
 
     mlflow_uri: MlflowUri
     mlflow_artifact_root: str | None = None
-    """The s3:// folder behind the server's `mlflow-artifacts:` scheme, so that an expert logged
-    through it is still read straight from S3; None where that scheme is not used."""
     mlflow_username: str | None = None
     mlflow_password: SecretStr | None = None
 
     prefect_api: Annotated[Url, StringConstraints(pattern=r"/api$")]
     prefect_auth: SecretStr | None = None
-    """`name:password` where the server asks for it; the embedded one does when this is set."""
 
     receiver_url: Url | None = None
-    """The receiver as MLflow reaches it; None where only the schedule starts merges."""
     webhook_secret: SecretStr | None = None
-    """Shared by MLflow, which signs, and the receiver, which verifies."""
 
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> Self:

@@ -24,27 +24,30 @@ class MergeSettings(BaseModel):
         preprocess: What is done to the task vectors of matrices before coefficients are learned for
             them: nothing, TSV-M's truncation and mutual orthogonality, or Iso-C's even spectrum.
         tanh: Learn w with c = tanh(w), as in the paper; else c itself, which may pass 1.
-        balanced: Divide each task's loss by what it is on the unmerged base, so that every task weighs
-            as much as it has to gain; else losses are added as they are, as in the paper.
+        balanced: Divide each task's loss by what it is on the unmerged base, so that every task has
+            the same weight, however many classes it has; else losses are added as they are, as in
+            the paper.
         initial: The coefficient that a new expert starts from; one that is merged alone starts from 1.
-        learning_rate: Of Adam, for w.
+        learning_rate: Of Adam, for what is learned per tensor.
         steps: Steps of one micro-batch per task.
         batch_size: Examples per task and step.
         calibration_size: At most so many calibration examples per task, held-out ones included.
-        holdout: Share of them that only decides which state is kept.
+        holdout: Share of the calibration examples that only decides which state is kept.
         evaluate_every: Steps between two looks at the held-out examples.
-        row_share, row_learning_rate, row_decay: With rows, the share of the steps, the last ones, in
-            which rows have numbers of their own; Adam's rate for a row's deviation from its tensor;
-            the share of that deviation that each step takes away.
-        tune_heads: Learn the heads along, with `head_learning_rate`, and drawn back to where they
-            started by the share `head_decay` a step.
-        group_size: Merge at most so many at a time, level by level; None merges all at once.
+        row_share: With rows, the share of the steps, the last ones, in which rows have numbers of
+            their own.
+        row_learning_rate: Of Adam, for a row's deviation from its tensor.
+        row_decay: Share of that deviation that each step takes away.
+        tune_heads: Learn the heads along with the coefficients.
+        head_learning_rate: Of Adam, for the heads.
+        head_decay: Share of a head's way from where it started that each step takes away.
+        group_size: Merge at most so many at a time, level by level; without it all at once.
         group_by: Which experts come together: those that arrived together, or similar ones.
-        memory_budget: Bytes that the planner must stay below.
-        warm_start: Re-learn from the deployed coefficients instead of `initial`.
+        warm_start: Learn again from the deployed coefficients instead of `initial`.
         seed: Fixes which examples are taken and their order.
+        storage: How task vectors are kept in the work folder; int8 has a scale per row.
         resident: Keep all task vectors in memory; else they pass through it tile by tile.
-        storage: How task vectors are kept in the work folder.
+        memory_budget: Bytes that the plan must stay below; without it what the machine has.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

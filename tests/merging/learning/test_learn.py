@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,13 +14,13 @@ from merging.experts.heads import Head
 from merging.learning.learn import learn_coefficients
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
-from merging.settings import MergeSettings
+from merging.settings import MergeSettings, Objective
 
 CPU = torch.device("cpu")
 FAST = MergeSettings(steps=10, row_share=0.4, batch_size=4, evaluate_every=2, learning_rate=0.05)
 
 
-@pytest.mark.parametrize("objective", ["labels", "experts", "both", "entropy"])
+@pytest.mark.parametrize("objective", get_args(Objective))
 def test_learning_lowers_the_loss_on_held_out_examples(
     text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path, objective: str
 ) -> None:

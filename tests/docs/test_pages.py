@@ -1,0 +1,57 @@
+"""What the pages point to is there: files, headings, commands, options, targets, modules."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from docs.reference import commands
+from tests.docs.pages import PAGES, ROOT, anchors, links, shell_lines
+
+every_page = pytest.mark.parametrize("page", PAGES)
+COMMANDS = commands()
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def typed(page: str, program: str) -> list[list[str]]:
+    """The words that follow a program, up to a comment or the next command."""
+    lines = [re.split(r"\s#|[;|&…]", line)[0].strip() for line in shell_lines(page)]
+    return [line.split()[1:] for line in lines if line.split()[:1] == [program]]
+
+
+@every_page
+def test_a_link_leads_to_a_file_and_a_heading_that_are_there(page):
+    for target in links(page):
+        path, _, fragment = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        if fragment:
+            assert fragment in anchors(str(file.resolve().relative_to(ROOT))), target
+
+
+@every_page
+def test_a_command_that_is_named_exists_with_its_options(page):
+    for words in typed(page, "supermerge"):
+        if words and not words[0].startswith("-") and not words[0].isupper():
+            command = COMMANDS[words[0].rstrip(",")]
+            known = {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
+            assert {w.strip("[]") for w in words if w.strip("[").startswith("--")} <= known | {
+                "--help"
+            }
+
+
+@every_page
+def test_a_make_target_that_is_named_exists(page):
+    for words in typed(page, "make"):
+        assert {word for word in words if "=" not in word} <= TARGETS
+
+
+@every_page
+def test_a_module_that_is_to_be_run_exists_with_its_options(page):
+    for words in typed(page, "python") + typed(page, ".venv/bin/python"):
+        module = words[words.index("-m") + 1] if "-m" in words else None
+        if module and module.startswith(("benchmarks", "infra", "docs")):
+            source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+            for option in (word for word in words if word.startswith("--")):
+                assert f'"{option}"' in source, option
