@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flows.delivery import Outcome, bounce
-from flows.ladder import acceptable, rungs_to_climb
+from flows.ladder import rungs_to_climb
 from infra.errors import Refused
 from infra.queue import MergeQueue
-from infra.registry.registry import ExpertVersion
+from infra.registry.experts import ExpertVersion
 from merging.errors import InvalidInput, MergeQueueError
 from merging.gate.decision import judge_expert
 from tasks.evaluate import score_expert
@@ -75,6 +75,6 @@ def look_at(
     answers = score_expert(queue, base, member)
     attempts = len(rungs_to_climb(queue.family, deployed))
     check = judge_expert(queue.family.gate, member.task, *answers, attempts=attempts)
-    if check.verdict not in acceptable(queue.family):
+    if check.verdict not in queue.family.gate.acceptable:
         raise Refused("Nothing was merged.", check.sentence)
     return member

@@ -11,8 +11,9 @@ from flows.delivery import Outcome, bounce, deliver
 from flows.ladder import climb_ladder
 from infra.errors import Corrupt
 from infra.queue import MergeQueue
-from infra.registry.registry import ExpertVersion
+from infra.registry.experts import ExpertVersion
 from merging.errors import NonFinite
+from tasks.find import find_deployed
 from tasks.pull import pull_base, pull_champion
 from tasks.settle import settle_members
 from tasks.values import Base, Deployed, Member, describe
@@ -32,7 +33,7 @@ def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
     Raises:
         Corrupt: the base is not the one that the champion was merged from.
     """
-    newest = queue.promotions.newest()
+    newest = find_deployed(queue)
     if newest is None:
         return None
     deployed = pull_champion(queue, newest)
@@ -57,7 +58,7 @@ def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Ou
         return ()
     try:
         attempt = climb_ladder(queue, base, pull_deployed(queue, base), arrivals)
-        fault, page = " ".join(attempt.report.reasons), queue.registry.run_page(attempt.run_id)
+        fault, page = " ".join(attempt.report.reasons), queue.registry.runs.page(attempt.run_id)
     except NonFinite as error:
         attempt, fault, page = None, str(error), ""
     if attempt is not None and attempt.manifest is not None:

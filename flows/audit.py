@@ -12,6 +12,7 @@ from infra.notify import Notice
 from infra.queue import MergeQueue
 from merging.errors import MergeQueueError
 from tasks.audit import check_mirror, check_rebuild, check_scores
+from tasks.find import find_deployed, find_version
 from tasks.notify import notify
 from tasks.promote import check_health
 from tasks.pull import pull_base, pull_champion
@@ -48,13 +49,13 @@ def audit(family: str) -> tuple[str, ...]:
     """
     queue = MergeQueue.open(family)
     with one_at_a_time(family):
-        newest = queue.promotions.newest()
+        newest = find_deployed(queue)
         if newest is None:
             get_run_logger().info("nothing is deployed yet")
             return ()
         findings = list(check_mirror(queue, newest))
         try:
-            check_health(queue, queue.registry.merged_version(family, newest.version))
+            check_health(queue, find_version(queue, newest.version))
             base = pull_base(queue)
             deployed = pull_champion(queue, newest)
             findings += check_rebuild(queue, base, deployed)

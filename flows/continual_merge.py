@@ -14,8 +14,8 @@ from flows.delivery import Outcome
 from flows.promote import act_on_review
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
-from tasks.find import find_waiting_experts
-from tasks.settle import repair_mirror
+from tasks.find import find_reviewed_candidates, find_waiting_experts
+from tasks.mirror import repair_mirror
 
 
 @flow(name="continual-merge", flow_run_name="continual-merge {family}", persist_result=False)
@@ -44,6 +44,5 @@ def continual_merge(family: str) -> tuple[Outcome, ...]:
 
 def review_candidates(queue: MergeQueue) -> None:
     """Acts on approvals and rejections whose webhook was lost."""
-    for version in queue.registry.merged(queue.name):
-        if version.status == "candidate" and version.tags.get("approval_status"):
-            act_on_review(queue, version)
+    for version in find_reviewed_candidates(queue):
+        act_on_review(queue, version)

@@ -10,12 +10,15 @@ from prefect import get_run_logger
 from infra.errors import Refused
 from infra.notify import Notice
 from infra.queue import MergeQueue
-from infra.registry.registry import MergedVersion
+from infra.registry.merged import MergedVersion
+from infra.registry.tags import APPROVAL
 from infra.storage.promotions import Promotion
+from tasks.find import find_deployed
+from tasks.mirror import repair_mirror
 from tasks.notify import notify
 from tasks.promote import check_health, commit
 from tasks.register import register_candidate, supersede_candidates
-from tasks.settle import repair_mirror, settle_members
+from tasks.settle import settle_members
 from tasks.values import Attempt, describe
 
 
@@ -39,7 +42,7 @@ def deliver(queue: MergeQueue, attempt: Attempt) -> Outcome:
         promote_candidate(queue, version, "policy: auto", reason)
         return Outcome(tasks, "promoted", reason, version.version)
     reason = (
-        f"Waits for review of version {version.version}: set its tag approval_status to approved "
+        f"Waits for review of version {version.version}: set its tag {APPROVAL} to approved "
         "or rejected."
     )
     settle_members(queue, attempt.arrivals, "merging", reason)
@@ -58,7 +61,7 @@ def promote_candidate(
         Corrupt: its files are not what was judged.
         Conflict: another run committed at the same moment.
     """
-    newest = queue.promotions.newest()
+    newest = find_deployed(queue)
     manifest = check_health(queue, version)
     if manifest.champion_sequence != (newest.sequence if newest else 0):
         raise Refused(

@@ -8,7 +8,6 @@ from prefect import get_run_logger
 
 from infra.families import Family, Rung
 from infra.queue import MergeQueue
-from merging.gate.report import Verdict
 from tasks.evaluate import score_build
 from tasks.gate import judge
 from tasks.learn import learn, write_model
@@ -43,11 +42,6 @@ def rungs_to_climb(family: Family, deployed: Deployed | None) -> tuple[Rung, ...
     return tuple(rung for rung in family.ladder if rung != "chain") or ("relearn",)
 
 
-def acceptable(family: Family) -> tuple[Verdict, ...]:
-    """The verdicts with which a candidate may go on; an undecided one goes to a person."""
-    return ("passed", "inconclusive") if family.gate.inconclusive == "review" else ("passed",)
-
-
 def try_build(queue: MergeQueue, build: Build, attempts: int) -> Attempt:
     """Learns, writes, scores and judges one build, and uploads it where it may go on."""
     learned = learn(queue, build)
@@ -56,6 +50,6 @@ def try_build(queue: MergeQueue, build: Build, attempts: int) -> Attempt:
     report, contract = judge(queue, build, merged, scores, attempts)
     pages = write_report(queue, build, learned, scores, report, contract, merged)
     manifest = None
-    if report.verdict in acceptable(queue.family):
+    if report.verdict in queue.family.gate.acceptable:
         manifest = package_candidate(queue, build, merged, learned, scores)
     return record_attempt(queue, build, learned, report, pages, manifest)

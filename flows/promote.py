@@ -1,4 +1,4 @@
-"""Review: acts on what a person set as ``approval_status`` on a candidate in MLflow.
+"""Review: acts on what a person decided on a candidate's page in MLflow.
 
 Started by the webhook, or by the next sweep where that was lost. By hand::
 
@@ -13,11 +13,12 @@ from flows.delivery import promote_candidate
 from infra.errors import Conflict, Corrupt, Refused
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
-from infra.registry.registry import MergedVersion
-from infra.storage.manifest import Manifest
-from tasks.settle import repair_mirror, settle_expert
-
-DECISIONS = ("approved", "rejected")
+from infra.registry.merged import MergedVersion
+from infra.registry.tags import APPROVAL, VALIDATION
+from tasks.find import find_arrivals, find_version
+from tasks.mirror import repair_mirror
+from tasks.register import VALIDATIONS
+from tasks.settle import record_review, settle_expert, settle_version
 
 
 @flow(name="promote", flow_run_name="promote {family} {version}", persist_result=False)
@@ -29,71 +30,68 @@ def promote(family: str, version: int) -> str:
         version: MLflow version of the candidate.
 
     Returns:
-        What was done or why not, in words; the same words stand on the version as ``merge.review``.
+        What was done or why not, in words; the same words stand on the version.
     """
     queue = MergeQueue.open(family)
     with one_at_a_time(family):
         repair_mirror(queue)
-        return act_on_review(queue, queue.registry.merged_version(family, version))
+        return act_on_review(queue, find_version(queue, version))
 
 
 def act_on_review(queue: MergeQueue, version: MergedVersion) -> str:
     """Promotes, rejects or refuses, and writes on the version what it did."""
     try:
-        words = _decide(queue, version)
+        words = carry_out(queue, version)
     except (Refused, Conflict, Corrupt) as error:
         words = f"Refused: {error}"
         get_run_logger().warning("%s version %d: %s", queue.name, version.version, words)
-    queue.registry.tag_merged(version, {"merge.review": words})
+    record_review(queue, version, words)
     return words
 
 
-def _decide(queue: MergeQueue, version: MergedVersion) -> str:
-    decision = version.tags.get("approval_status", "")
-    who = version.tags.get("merge.decided-by") or "a person, by approval_status in MLflow"
-    if decision not in DECISIONS:
+def carry_out(queue: MergeQueue, version: MergedVersion) -> str:
+    """Carries out what a person decided, and says what it did.
+
+    Raises:
+        Refused: there is no decision, or it comes too late, or the candidate did not pass.
+        Conflict, Corrupt: see :func:`flows.delivery.promote_candidate`.
+    """
+    tags = version.tags
+    who = tags.decided_by or f"a person, by {APPROVAL} in MLflow"
+    if tags.approval is None:
         raise Refused(
-            f"approval_status is {decision!r}.", f"Set it to one of: {', '.join(DECISIONS)}."
+            f"{APPROVAL} is {tags.malformed.get(APPROVAL, '')!r}.",
+            "Set it to one of: approved, rejected.",
         )
     if version.status != "candidate":
-        if version.status == "promoted" and decision == "approved":
-            return version.tags.get("merge.review") or "It is deployed already."
+        if version.status == "promoted" and tags.approval == "approved":
+            return tags.review or "It is deployed already."
         raise Refused(
             f"version {version.version} is {version.status or 'not a candidate'}, so it cannot be "
-            f"{decision} any more.",
+            f"{tags.approval} any more.",
             "Review the newest candidate, or roll back.",
         )
-    if decision == "rejected":
-        return _reject(queue, version, who)
-    if version.tags.get("validation_status") not in _promotable(queue):
+    if tags.approval == "rejected":
+        return reject(queue, version, who)
+    if tags.validation not in {VALIDATIONS[verdict] for verdict in queue.family.gate.acceptable}:
         raise Refused(
-            f"validation_status is {version.tags.get('validation_status')!r}; only a candidate that "
-            "passed the gate can be promoted.",
+            f"{VALIDATION} is {tags.validation!r}; only a candidate that passed the gate can be "
+            "promoted.",
             "Read its report for what to improve.",
         )
-    reason = version.tags.get("merge.review-reason") or "Approved in review."
     try:
-        entry = promote_candidate(queue, version, who, reason)
+        entry = promote_candidate(queue, version, who, tags.review_reason or "Approved in review.")
     except (Refused, Conflict) as error:
-        queue.registry.tag_merged(
-            version, {"merge.status": "superseded", "merge.reason": str(error)}
-        )
+        settle_version(queue, version, "superseded", str(error))
         raise
     return f"Promoted ({entry.sequence}) at {entry.time:%Y-%m-%d %H:%M} UTC, decided by {who}."
 
 
-def _promotable(queue: MergeQueue) -> tuple[str, ...]:
-    return ("passed", "pending") if queue.family.gate.inconclusive == "review" else ("passed",)
-
-
-def _reject(queue: MergeQueue, version: MergedVersion, who: str) -> str:
-    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
-    reason = version.tags.get("merge.review-reason") or "no reason given"
+def reject(queue: MergeQueue, version: MergedVersion, who: str) -> str:
+    """Settles a candidate and the experts that are new in it, and says why."""
+    reason = version.tags.review_reason or "no reason given"
     words = f"Rejected in review of version {version.version} by {who}: {reason}."
-    arrivals = set(version.tags.get("merge.arrivals", "").split(", "))
-    for record in manifest.experts:
-        if record.task in arrivals:
-            expert = queue.registry.expert(record.name, record.version)
-            settle_expert(queue, expert, "rejected", words)
-    queue.registry.tag_merged(version, {"merge.status": "rejected", "merge.reason": words})
+    for expert in find_arrivals(queue, version):
+        settle_expert(queue, expert, "rejected", words)
+    settle_version(queue, version, "rejected", words)
     return words

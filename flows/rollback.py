@@ -13,10 +13,11 @@ from infra.flowrun import one_at_a_time
 from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.storage.promotions import Promotion, version_before
+from tasks.find import find_version, read_promotions
+from tasks.mirror import repair_mirror
 from tasks.notify import notify
 from tasks.promote import check_health, commit
 from tasks.register import supersede_candidates
-from tasks.settle import repair_mirror
 
 
 @flow(name="rollback", flow_run_name="rollback {family}", persist_result=False)
@@ -41,7 +42,7 @@ def rollback(
     queue = MergeQueue.open(family)
     with one_at_a_time(family):
         repair_mirror(queue)
-        entries = queue.promotions.entries()
+        entries = read_promotions(queue)
         target = to if to is not None else version_before(entries)
         deployed = sorted({entry.version for entry in entries})
         if target is None:
@@ -56,7 +57,7 @@ def rollback(
                 "Choose one of the earlier ones.",
             )
         recorded = next(entry for entry in reversed(entries) if entry.version == target)
-        version = queue.registry.merged_version(family, target)
+        version = find_version(queue, target)
         if (version.manifest_sha256, version.source) != (
             recorded.manifest_sha256,
             recorded.location,

@@ -28,7 +28,7 @@ def compare(queue: MergeQueue, a: int, b: int) -> list[tuple[str, str, str, str]
 
 
 def _side(queue: MergeQueue, number: int) -> dict[str, tuple[str, str, str]]:
-    version = queue.registry.merged_version(queue.name, number)
+    version = queue.registry.merged.get(queue.name, number)
     manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
     scores = gate_scores(queue, version)
     with tempfile.TemporaryDirectory() as folder:

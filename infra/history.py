@@ -7,10 +7,9 @@ from pathlib import Path
 
 from infra.errors import Refused
 from infra.queue import MergeQueue
-from infra.registry.registry import MergedVersion
+from infra.registry.merged import MergedVersion
+from infra.registry.metrics import task_metric
 from infra.storage.manifest import Manifest, download_model
-
-_SCORE = "gate/{task}/candidate"  # the metric that infra.report gives a task's score
 
 
 def pull_model(queue: MergeQueue, directory: Path, version: int | None = None) -> MergedVersion:
@@ -28,7 +27,7 @@ def pull_model(queue: MergeQueue, directory: Path, version: int | None = None) -
         )
     if directory.exists():
         raise Refused(f"{directory} exists already.", "Choose a directory that does not.")
-    found = queue.registry.merged_version(queue.name, number)
+    found = queue.registry.merged.get(queue.name, number)
     deployed = newest is not None and newest.version == number
     digest = newest.manifest_sha256 if newest and deployed else found.manifest_sha256
     manifest = Manifest.read(queue.store, found.location, digest)
@@ -44,7 +43,7 @@ def gate_scores(queue: MergeQueue, version: MergedVersion) -> dict[str, float]:
     """The score of each task at the decision, from the candidate's MLflow run."""
     if version.run_id is None:
         return {}
-    metrics = queue.registry.client.get_run(version.run_id).data.metrics
+    metrics = queue.registry.runs.metrics(version.run_id)
     manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
-    names = {task: _SCORE.format(task=task) for task in manifest.tasks}
+    names = {task: task_metric(task, "candidate") for task in manifest.tasks}
     return {task: metrics[name] for task, name in names.items() if name in metrics}

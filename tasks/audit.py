@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from infra.queue import MergeQueue
-from infra.registry.registry import CHAMPION
+from infra.registry.merged import CHAMPION
 from infra.storage.promotions import Promotion
 from merging.errors import NotReproduced
 from merging.experts.heads import Head
@@ -20,12 +20,12 @@ from tasks.values import Base, Deployed
 def check_mirror(queue: MergeQueue, newest: Promotion) -> tuple[str, ...]:
     """Whether MLflow's alias and tags say what the promotion log says."""
     findings = []
-    alias = queue.registry.aliases(queue.name).get(CHAMPION)
+    alias = queue.registry.merged.aliases(queue.name).get(CHAMPION)
     if alias != newest.version:
         findings.append(
             f"The alias {CHAMPION} points to {alias}, but version {newest.version} is deployed."
         )
-    version = queue.registry.merged_version(queue.name, newest.version)
+    version = queue.registry.merged.get(queue.name, newest.version)
     if version.manifest_sha256 != newest.manifest_sha256:
         findings.append(f"The manifest digest on version {newest.version} was changed.")
     if str(version.location) != newest.location:

@@ -11,7 +11,7 @@ from prefect import task
 
 from infra.flowrun import run_id
 from infra.queue import MergeQueue
-from infra.registry.registry import MergedVersion
+from infra.registry.merged import MergedVersion
 from infra.storage.manifest import Manifest, download_model
 from infra.storage.promotions import Promotion
 from tasks.retry import SIDE_EFFECT

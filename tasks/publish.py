@@ -14,7 +14,7 @@ from tasks.values import Attempt
 @task(**SIDE_EFFECT)
 def publish_attempt(queue: MergeQueue, attempt: Attempt) -> None:
     """Adds the decision, a row per task and a link to the report to the flow run."""
-    page = queue.registry.run_page(attempt.run_id)
+    page = queue.registry.runs.page(attempt.run_id)
     name = f"{queue.name}-{attempt.rung}"
     create_markdown_artifact(
         markdown_summary(attempt.report, page), key=f"{name}-decision", description="Decision"

@@ -7,7 +7,7 @@ from prefect import task
 from infra.errors import Corrupt
 from infra.names import check_task
 from infra.queue import MergeQueue
-from infra.registry.registry import ExpertVersion
+from infra.registry.experts import ExpertVersion
 from infra.storage.cache import sha256_tree
 from infra.storage.layout import find_layout, is_wanted
 from infra.storage.manifest import Manifest, MergedExpert
@@ -49,13 +49,13 @@ def pull_expert(queue: MergeQueue, version: ExpertVersion) -> Pulled:
         InvalidInput: its task or source is malformed, or its folder holds no single expert.
     """
     check_task(version.task)
-    source = queue.registry.locate(version)
+    source = queue.registry.experts.locate(version)
     _check_bucket(queue, source, version.ref)
     objects = queue.store.list(source)
     find_layout((item.path for item in objects), str(source))
     directory, files = queue.cache.pull(item for item in objects if is_wanted(item.path))
     digest = sha256_tree(files)
-    queue.registry.record_digest(version, digest)
+    queue.registry.experts.record_digest(version, digest)
     return Pulled(version, source, directory, digest)
 
 

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.contracts import ContractResult
 from infra.queue import MergeQueue
+from infra.registry.versions import version_page
 from infra.report.inputs import Flip, ReportInputs, collect_flips
 from infra.report.inputs import Member as ShownMember
 from infra.report.page import render_report
@@ -101,5 +102,5 @@ def _shown(queue: MergeQueue, member: Member) -> ShownMember:
         task=record.task,
         name=f"{record.name}/{record.version}",
         digest=record.digest,
-        link=queue.registry.version_page(record.name, record.version),
+        link=version_page(queue.settings.mlflow_uri, record.name, record.version),
     )

@@ -1,8 +1,4 @@
-"""Bringing MLflow in line with the promotion log: aliases, statuses and reasons.
-
-All of it is derived, so it can be repeated at any time and repairs whatever a killed run or a
-person's slip left behind.
-"""
+"""Writing down in MLflow what became of an expert or a candidate, and why."""
 
 from __future__ import annotations
 
@@ -11,20 +7,19 @@ from collections.abc import Sequence
 from prefect import task
 
 from infra.queue import MergeQueue
-from infra.registry.registry import CHAMPION, PREVIOUS, ExpertStatus, ExpertVersion, MergedVersion
-from infra.storage.manifest import Manifest, MergedExpert
-from infra.storage.promotions import Promotion, version_before
-from infra.storage.store import S3Uri
+from infra.registry.experts import ExpertVersion
+from infra.registry.merged import MergedVersion
+from infra.registry.tags import ExpertStatus, MergedStatus
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Member
 
 
 @task(**SIDE_EFFECT)
 def settle_expert(
-    queue: MergeQueue, expert: ExpertVersion, status: ExpertStatus, reason: str, report: str = ""
+    queue: MergeQueue, expert: ExpertVersion, status: ExpertStatus, reason: str
 ) -> None:
     """Sets what became of an expert, and why."""
-    queue.registry.settle_expert(expert, status, reason, report)
+    queue.registry.experts.settle(expert, status, reason)
 
 
 @task(**SIDE_EFFECT)
@@ -35,62 +30,22 @@ def settle_members(
     reason: str,
     report: str = "",
 ) -> None:
-    """The same for the experts of a build."""
+    """Sets what became of the experts of a build, why, and where the report is."""
+    experts = queue.registry.experts
     for member in members:
-        expert = queue.registry.expert(member.record.name, member.record.version)
-        queue.registry.settle_expert(expert, status, reason, report)
+        expert = experts.get(member.record.name, member.record.version)
+        experts.settle(expert, status, reason, report)
 
 
 @task(**SIDE_EFFECT)
-def repair_mirror(queue: MergeQueue) -> Promotion | None:
-    """Makes aliases and tags say what the promotion log says; returns its newest entry."""
-    entries = queue.promotions.entries()
-    if not entries:
-        return None
-    newest = entries[-1]
-    queue.registry.point(queue.name, CHAMPION, newest.version)
-    queue.registry.point(queue.name, PREVIOUS, version_before(entries))
-    for version in queue.registry.merged(queue.name):
-        _settle_version(queue, version, entries)
-    manifest = Manifest.read(queue.store, S3Uri.parse(newest.location), newest.manifest_sha256)
-    _settle_experts(queue, manifest.experts, newest)
-    return newest
-
-
-def _settle_version(
-    queue: MergeQueue, version: MergedVersion, entries: Sequence[Promotion]
+def settle_version(
+    queue: MergeQueue, version: MergedVersion, status: MergedStatus, reason: str
 ) -> None:
-    newest = entries[-1]
-    if version.version == newest.version:
-        queue.registry.tag_merged(
-            version, {"merge.status": "promoted", "merge.reason": newest.reason}
-        )
-        return
-    left = [e for e in entries if e.previous == version.version]
-    if left and left[-1].action == "rollback":
-        status, what = "rolled-back", "Rolled back"
-    elif left:
-        status, what = "superseded", "Followed"
-    else:
-        return
-    reason = f"{what} by version {left[-1].version} (promotion {left[-1].sequence})."
-    queue.registry.tag_merged(version, {"merge.status": status, "merge.reason": reason})
+    """Sets what became of a merged version, and why."""
+    queue.registry.merged.settle(version, status, reason)
 
 
-def _settle_experts(queue: MergeQueue, deployed: Sequence[MergedExpert], newest: Promotion) -> None:
-    contents = {(e.task, e.digest) for e in deployed}
-    tasks = {e.task: f"{e.name}/{e.version}" for e in deployed}
-    versions = {(e.name, e.version) for e in deployed}
-    for expert in queue.registry.experts(queue.name):
-        if (expert.name, expert.version) in versions:
-            if expert.status != "merged":
-                reason = f"Merged in version {newest.version}."
-                queue.registry.settle_expert(expert, "merged", reason)
-        elif expert.status == "merged" and (expert.task, expert.digest) not in contents:
-            reason = (
-                f"Replaced by {tasks[expert.task]}."
-                if expert.task in tasks
-                else f"Not in the deployed version {newest.version} any more: {newest.reason} "
-                f"To merge it again: supermerge release {expert.ref}"
-            )
-            queue.registry.settle_expert(expert, "held", reason)
+@task(**SIDE_EFFECT)
+def record_review(queue: MergeQueue, version: MergedVersion, words: str) -> None:
+    """Writes on a candidate what came of its review."""
+    queue.registry.merged.record_review(version, words)

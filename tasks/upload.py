@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.names import check_task
 from infra.queue import MergeQueue
-from infra.registry.registry import ExpertVersion
+from infra.registry.experts import ExpertVersion
 from infra.storage.cache import sha256_file, sha256_tree
 from infra.storage.layout import is_wanted
 from merging.preflight import check_base
@@ -44,7 +44,7 @@ def register_expert(
     target = queue.family.root / "experts" / task_name / digest
     for path in _wanted(directory):
         queue.store.upload(directory / path, target / path)
-    return queue.registry.register_expert(queue.name, task_name, target, digest)
+    return queue.registry.experts.register(queue.name, task_name, target, digest)
 
 
 def upload_base(queue: MergeQueue, directory: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.contracts import ContractResult
 from infra.families import Family
-from infra.registry.registry import ExpertVersion
+from infra.registry.experts import ExpertVersion
 from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion
 from infra.storage.store import S3Uri

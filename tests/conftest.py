@@ -159,7 +159,7 @@ def land() -> Callable:
             f"s3://supermerge/{prefix}",
             tags={"merge.family": queue.name, "merge.task": task},
         )
-        return queue.registry.expert(name, int(version.version))
+        return queue.registry.experts.get(name, int(version.version))
 
     return register
 

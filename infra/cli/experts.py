@@ -52,12 +52,12 @@ def register(
 def release(expert: Expert) -> None:
     """Puts a held or rejected expert back into the queue."""
     queue_, version = _open(expert)
-    if version.status not in ("held", "rejected"):
+    if version.status in ("waiting", "merging", "merged"):
         raise Refused(
             f"{version.ref} is {version.status}; only a held or rejected expert can be released.",
             "`supermerge status` shows what waits.",
         )
-    queue_.registry.settle_expert(version, "waiting", "Released.")
+    queue_.registry.experts.settle(version, "waiting", "Released.")
     console.print(f"{version.ref} is waiting again; the next merge takes it.")
 
 
@@ -66,14 +66,15 @@ def explain(expert: Expert) -> None:
     _, version = _open(expert)
     console.print(f"[bold]{version.ref}[/bold] ({version.task}): {version.status}")
     console.print(escape(version.reason) or "Nothing has been decided yet.")
-    if version.report:
-        console.print(f"Report: {version.report}")
+    if version.tags.report:
+        console.print(f"Report: {version.tags.report}")
 
 
 def _open(expert: str):  # type: ignore[no-untyped-def]
     settings = connect()
     from mlflow import MlflowClient
 
+    from infra.names import check_family
     from infra.queue import MergeQueue
     from infra.registry.registry import Registry
 
@@ -86,5 +87,5 @@ def _open(expert: str):  # type: ignore[no-untyped-def]
             remedy="`supermerge status FAMILY` lists them.",
         )
     registry = Registry(MlflowClient(settings.mlflow_uri))
-    version = registry.expert(name, int(number))
-    return MergeQueue.open(registry.family_of(version)), version
+    version = registry.experts.get(name, int(number))
+    return MergeQueue.open(check_family(version.tags.family)), version

@@ -30,7 +30,7 @@ def history(family: Family) -> None:
         "reason",
     )
     for entry in queue.promotions.entries():
-        scores = gate_scores(queue, queue.registry.merged_version(family, entry.version))
+        scores = gate_scores(queue, queue.registry.merged.get(family, entry.version))
         shown.add_row(
             str(entry.sequence),
             f"{entry.time:%Y-%m-%d %H:%M}",

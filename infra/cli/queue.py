@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from infra.cli.output import connect, console, table
+from infra.registry.tags import Approval
 
 Family = Annotated[str, typer.Argument(help="Name of the family.")]
 Reason = Annotated[str, typer.Option(help="Why, in words; recorded.")]
@@ -27,6 +28,7 @@ def status(family: Family) -> None:
     """Champion, waiting experts, pending candidates, recent promotions."""
     connect()
     from infra.queue import MergeQueue
+    from infra.registry.tags import STATUS
 
     queue = MergeQueue.open(family)
     entries = queue.promotions.entries()
@@ -34,19 +36,20 @@ def status(family: Family) -> None:
     console.print(f"[bold]{family}[/bold]: champion {champion}, mode {queue.family.promotion}")
 
     experts = table("Experts", "expert", "task", "status", "reason")
-    for expert in queue.registry.experts(family):
-        experts.add_row(expert.ref, expert.task, expert.status, escape(expert.reason))
+    for expert in queue.registry.experts.of(family):
+        status = expert.status or escape(expert.tags.malformed[STATUS])
+        experts.add_row(expert.ref, expert.task, status, escape(expert.reason))
     console.print(experts)
 
     pending = table("Candidates that wait for review", "version", "experts", "validation", "review")
-    for version in queue.registry.merged(family):
+    for version in queue.registry.merged.of(family):
         if version.status == "candidate":
             tags = version.tags
             pending.add_row(
                 str(version.version),
-                tags.get("merge.experts", ""),
-                tags.get("validation_status", ""),
-                tags.get("merge.review", ""),
+                "\n".join(tags.experts.values()),
+                tags.validation,
+                escape(tags.review),
             )
     console.print(pending)
 
@@ -77,7 +80,7 @@ def merge(family: Family) -> None:
 def promote(
     family: Family, version: Annotated[int, typer.Argument(help="MLflow version.")]
 ) -> None:
-    """Carries out the review of a candidate: what approval_status says on its version."""
+    """Carries out the review of a candidate: what a person decided on its page in MLflow."""
     connect()
     from flows.promote import promote as run
 
@@ -124,13 +127,15 @@ def audit(family: Family) -> None:
         console.print(f"[green]✓[/green] {escape(line)}")
 
 
-def _review(family: str, version: int, decision: str, reason: str) -> None:
+def _review(family: str, version: int, decision: Approval, reason: str) -> None:
     connect()
     from flows.promote import promote as run
     from infra.queue import MergeQueue
 
     registry = MergeQueue.open(family).registry
-    registry.review(registry.merged_version(family, version), decision, getpass.getuser(), reason)
+    registry.merged.review(
+        registry.merged.get(family, version), decision, getpass.getuser(), reason
+    )
     _show_review(run(family, version))
 
 

@@ -9,7 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.queue import MergeQueue
-from infra.registry.registry import CHAMPION, ExpertVersion
+from infra.registry.experts import ExpertVersion
+from infra.registry.merged import CHAMPION
+from infra.registry.metrics import task_metric
+from infra.registry.versions import version_page
 
 QUESTIONS = {
     "movie-review": (
@@ -32,9 +35,9 @@ def show_result(console: Console, queue: MergeQueue, settled: Sequence[ExpertVer
     newest = queue.promotions.newest()
     metrics: dict[str, float] = {}
     if newest is not None:
-        champion = queue.registry.merged_version(queue.name, newest.version)
+        champion = queue.registry.merged.get(queue.name, newest.version)
         if champion.run_id is not None:
-            metrics = queue.registry.client.get_run(champion.run_id).data.metrics
+            metrics = queue.registry.runs.metrics(champion.run_id)
     table = Table(
         title=f"Accuracy of the deployed model on gate examples, version "
         f"{newest.version if newest else 'none'}",
@@ -44,7 +47,8 @@ def show_result(console: Console, queue: MergeQueue, settled: Sequence[ExpertVer
         table.add_column(column, justify="left" if column in ("task", "verdict") else "right")
     for expert in settled:
         base, own, merged = (
-            metrics.get(f"gate/{expert.task}/{model}") for model in ("base", "expert", "candidate")
+            metrics.get(task_metric(expert.task, model))
+            for model in ("base", "expert", "candidate")
         )
         merged_in = expert.status == "merged"
         table.add_row(
@@ -86,8 +90,9 @@ def _show_pages(console: Console, queue: MergeQueue) -> None:
     newest = queue.promotions.newest()
     if newest is None:
         return
-    mlflow, prefect = queue.settings.mlflow_uri, queue.settings.prefect_api.removesuffix("/api")
-    console.print(f"MLflow:  {mlflow}/#/models/{queue.name}/versions/{newest.version}")
+    prefect = queue.settings.prefect_api.removesuffix("/api")
+    page = version_page(queue.settings.mlflow_uri, queue.name, newest.version)
+    console.print(f"MLflow:  {page}")
     console.print(f"Prefect: {prefect}/runs/flow-run/{newest.run_id}")
 
 

@@ -133,7 +133,7 @@ def land_expert(console: Console, queue, arrival: DemoExpert, directory: Path): 
     target = queue.family.root / "experts" / arrival.task / digest
     for name in files:
         queue.store.upload(directory / name, target / name)
-    expert = queue.registry.register_expert(queue.name, arrival.task, target, digest)
+    expert = queue.registry.experts.register(queue.name, arrival.task, target, digest)
     console.print(f"Registered in MLflow as {expert.ref}; the webhook starts the flow.")
 
     deadline = time.monotonic() + _PATIENCE
@@ -149,7 +149,7 @@ def land_expert(console: Console, queue, arrival: DemoExpert, directory: Path): 
                     f"{queue.settings.state_dir / 'logs'}.",
                 )
             time.sleep(_POLL)
-            expert = queue.registry.expert(expert.name, expert.version)
+            expert = queue.registry.experts.get(expert.name, expert.version)
             show(f"{expert.status}: {present_step(queue.settings.prefect_api)}")
     colour = "green" if expert.status == "merged" else "red"
     console.print(f"[{colour}]{expert.status}[/{colour}]: {escape(expert.reason)}")

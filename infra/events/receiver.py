@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from infra.errors import Refused
 from infra.events.webhooks import verify
+from infra.registry.tags import APPROVAL, FAMILY, STATUS, ExpertTags
 from infra.settings import Settings
 from merging.errors import InvalidInput
 
@@ -31,8 +32,6 @@ logger = logging.getLogger("uvicorn.error")
 MAX_BODY_BYTES = 2 * 1024**2
 """MLflow's largest tag and description (100,000 and 200,000 characters), with room for escapes."""
 EVENT_IDS = uuid.UUID("6f0f3c1e-0a55-4f0e-9d0e-6d1f0f6f3a52")
-
-FAMILY_TAG, STATUS_TAG, APPROVAL_TAG = "merge.family", "merge.status", "approval_status"
 
 
 class Data(BaseModel):
@@ -73,12 +72,12 @@ class Receiver:
         """The event that a delivery stands for, or None where it does not concern the queue."""
         data = delivery.data
         if delivery.entity == "model_version":
-            return self._waiting(data.tags.get(FAMILY_TAG))
-        if data.key == FAMILY_TAG:
+            return self._waiting(data.tags.get(FAMILY))
+        if data.key == FAMILY:
             return self._waiting(data.value)
-        if data.key == STATUS_TAG and data.value == "waiting":
+        if data.key == STATUS and ExpertTags.read({STATUS: data.value}).status == "waiting":
             return self._waiting(await self._family_of(data))
-        if data.key == APPROVAL_TAG and data.name in self.settings.family_names():
+        if data.key == APPROVAL and data.name in self.settings.family_names():
             payload: dict[str, str | int] = {"family": data.name, "version": data.version}
             return Event("supermerge.candidate.reviewed", data.name, payload)
         return None
@@ -115,7 +114,7 @@ class Receiver:
         if answer.status_code == status.HTTP_404_NOT_FOUND:  # deleted meanwhile
             return None
         tags = answer.raise_for_status().json()["model_version"].get("tags", [])
-        return next((tag["value"] for tag in tags if tag["key"] == FAMILY_TAG), None)
+        return next((tag["value"] for tag in tags if tag["key"] == FAMILY), None)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

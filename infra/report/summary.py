@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
+from infra.registry.metrics import MEAN_RETENTION, PASSED, task_metric
 from merging.gate import GateReport, Score, TaskDecision
 
 HEADLINES = {
@@ -87,7 +88,7 @@ def summary_rows(report: GateReport) -> list[dict[str, str]]:
 
 def gate_metrics(report: GateReport) -> dict[str, float]:
     """Flat numbers `gate/<task>/<name>`, so that charts show a family's history."""
-    metrics: dict[str, float] = {"gate/passed": float(report.verdict == "passed")}
+    metrics: dict[str, float] = {PASSED: float(report.verdict == "passed")}
     for decision in report.tasks:
         scores = {
             "base": decision.base,
@@ -98,10 +99,10 @@ def gate_metrics(report: GateReport) -> dict[str, float]:
         numbers = {name: score.value for name, score in scores.items() if score is not None}
         numbers |= {n: v for n in _METRICS if (v := getattr(decision, n)) is not None}
         numbers["negative_flips"] = len(decision.negative_flips)
-        metrics |= {f"gate/{decision.task}/{name}": float(v) for name, v in numbers.items()}
+        metrics |= {task_metric(decision.task, name): float(v) for name, v in numbers.items()}
     retentions = [d.retention for d in report.tasks if d.retention is not None]
     if retentions and len(retentions) == len(report.tasks):
-        metrics["gate/mean_retention"] = sum(retentions) / len(retentions)
+        metrics[MEAN_RETENTION] = sum(retentions) / len(retentions)
     return metrics
 
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from merging.gate.report import Metric, Role
+from merging.gate.report import Metric, Role, Verdict
 
 
 class TaskPolicy(BaseModel):
@@ -72,6 +72,11 @@ class GatePolicy(TaskPolicy):
         for task in self.tasks:
             self.for_task(task)
         return self
+
+    @property
+    def acceptable(self) -> tuple[Verdict, ...]:
+        """The verdicts with which a candidate may go on; an undecided one goes to a person."""
+        return ("passed", "inconclusive") if self.inconclusive == "review" else ("passed",)
 
     def for_task(self, task: str) -> TaskPolicy:
         """The values that hold for one task."""

@@ -41,12 +41,12 @@ def candidate(review_queue, expert, land):
     landed = land(review_queue, "weather", expert("weather"))
     merged = Typed("merge", review_queue.name)
     assert "weather: waits for review" in merged.text
-    (version,) = review_queue.registry.merged(review_queue.name)
+    (version,) = review_queue.registry.merged.of(review_queue.name)
     return version, landed
 
 
 def reread(queue, version):
-    return queue.registry.merged_version(queue.name, version.version)
+    return queue.registry.merged.get(queue.name, version.version)
 
 
 def test_approve_promotes_and_records_who_and_why_and_a_second_decision_is_refused(
@@ -60,11 +60,10 @@ def test_approve_promotes_and_records_who_and_why_and_a_second_decision_is_refus
     assert "decided by ada" in approved.text
     entry = review_queue.promotions.newest()
     assert (entry.decided_by, entry.reason) == ("ada", "Reads well.")
-    assert review_queue.registry.aliases(review_queue.name) == {"champion": version.version}
+    assert review_queue.registry.merged.aliases(review_queue.name) == {"champion": version.version}
     tags = reread(review_queue, version).tags
-    assert tags["merge.decided-by"] == "ada"
-    assert tags["merge.review-reason"] == "Reads well."
-    assert review_queue.registry.expert(landed.name, landed.version).status == "merged"
+    assert (tags.decided_by, tags.review_reason) == ("ada", "Reads well.")
+    assert review_queue.registry.experts.get(landed.name, landed.version).status == "merged"
 
     for decision in ("reject", "approve"):
         second = Typed(decision, review_queue.name, version.version, "--reason", "Changed my mind.")
@@ -92,7 +91,7 @@ def test_reject_settles_the_expert_until_it_is_released(review_queue, candidate)
 
     Typed("merge", review_queue.name)
     (second,) = [
-        v for v in review_queue.registry.merged(review_queue.name) if v.status == "candidate"
+        v for v in review_queue.registry.merged.of(review_queue.name) if v.status == "candidate"
     ]
     assert second.version > version.version, "the decision on the first is final"
     assert Typed("approve", review_queue.name, second.version).status == 0

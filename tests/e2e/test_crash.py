@@ -58,9 +58,9 @@ def test_a_run_killed_before_every_step_ends_like_one_that_was_not(
 
     assert after == (), "the last step before the kill was the commit; the rest is repaired"
     assert [entry.action for entry in queue.promotions.entries()] == ["promote"]
-    assert len(queue.registry.merged(queue.name)) == 1
-    assert queue.registry.aliases(queue.name) == {"champion": 1}
-    assert queue.registry.expert(landed.name, landed.version).status == "merged"
+    assert len(queue.registry.merged.of(queue.name)) == 1
+    assert queue.registry.merged.aliases(queue.name) == {"champion": 1}
+    assert queue.registry.experts.get(landed.name, landed.version).status == "merged"
 
     land(queue_twin, "weather", expert("weather"))
     continual_merge(queue_twin.name)

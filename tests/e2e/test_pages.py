@@ -17,7 +17,7 @@ def test_a_decided_merge_is_told_in_mlflow_and_in_prefect(queue, expert, land):
 
     land(queue, "weather", expert("weather"))
     (outcome,) = continual_merge(queue.name)
-    version = queue.registry.merged_version(queue.name, outcome.version)
+    version = queue.registry.merged.get(queue.name, outcome.version)
     client = queue.registry.client
     run = client.get_run(version.run_id)
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 def wait_until_settled(queue, expert, seconds=240):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = queue.registry.expert(expert.name, expert.version)
+        found = queue.registry.experts.get(expert.name, expert.version)
         if found.status in ("merged", "rejected", "held"):
             return found
         time.sleep(1)
@@ -27,8 +27,8 @@ def snapshot(queue):
     """All that a bounced expert must leave alone."""
     return (
         [entry.model_dump() for entry in queue.promotions.entries()],
-        queue.registry.aliases(queue.name),
-        [version.version for version in queue.registry.merged(queue.name)],
+        queue.registry.merged.aliases(queue.name),
+        [version.version for version in queue.registry.merged.of(queue.name)],
     )
 
 
@@ -48,7 +48,7 @@ def test_an_expert_registered_through_mlflow_alone_is_promoted(served_queue, exp
     assert settled.status == "merged", settled.reason
     newest = served_queue.promotions.newest()
     assert (newest.sequence, newest.action) == (1, "promote")
-    assert served_queue.registry.aliases(served_queue.name) == {"champion": newest.version}
+    assert served_queue.registry.merged.aliases(served_queue.name) == {"champion": newest.version}
     wet, dry = ask(served_queue, "weather")
     assert wet["side-0"] > 0.5 > dry["side-0"]
 
@@ -94,7 +94,7 @@ def test_the_same_content_registered_again_changes_nothing(queue, expert, land):
     assert continual_merge(queue.name) == ()
 
     assert snapshot(queue) == before
-    settled = queue.registry.expert(again.name, again.version)
+    settled = queue.registry.experts.get(again.name, again.version)
     assert settled.status == "merged"
     assert "Same content" in settled.reason
     assert continual_merge(queue.name) == (), "and a further sweep finds nothing to do"
@@ -112,7 +112,7 @@ def test_a_bounced_expert_leaves_champion_log_and_aliases_untouched(queue, exper
 
     assert bounced.verdict == "bounced"
     assert snapshot(queue) == before
-    settled = queue.registry.expert(bad.name, bad.version)
+    settled = queue.registry.experts.get(bad.name, bad.version)
     assert settled.status == "rejected"
     assert "base" in settled.reason
     assert continual_merge(queue.name) == (), "a bounced expert is not tried again"
@@ -147,14 +147,14 @@ def test_rollback_brings_the_earlier_answers_back_and_holds_the_expert(queue, ex
 
     assert (entry.action, entry.version) == ("rollback", first.version)
     assert ask(queue, "weather") == answers
-    assert queue.registry.aliases(queue.name) == {"champion": first.version}
-    held = queue.registry.expert(food.name, food.version)
+    assert queue.registry.merged.aliases(queue.name) == {"champion": first.version}
+    held = queue.registry.experts.get(food.name, food.version)
     assert held.status == "held"
     assert "release" in held.reason
     assert continual_merge(queue.name) == (), "a held expert does not return by itself"
     assert queue.promotions.newest() == entry
 
-    queue.registry.settle_expert(held, "waiting", "Released.")
+    queue.registry.experts.settle(held, "waiting", "Released.")
     (again,) = continual_merge(queue.name)
     assert again.verdict == "promoted", "released, it is merged once more"
 

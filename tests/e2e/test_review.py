@@ -15,7 +15,7 @@ def candidate(review_queue, expert, land):
     land(review_queue, "weather", expert("weather"))
     (outcome,) = continual_merge(review_queue.name)
     assert outcome.verdict == "waits for review", outcome.reason
-    return review_queue.registry.merged_version(review_queue.name, outcome.version)
+    return review_queue.registry.merged.get(review_queue.name, outcome.version)
 
 
 def decide(queue, version, decision):
@@ -28,14 +28,14 @@ def decide(queue, version, decision):
 
 
 def reread(queue, version):
-    return queue.registry.merged_version(queue.name, version.version)
+    return queue.registry.merged.get(queue.name, version.version)
 
 
 def test_a_candidate_waits_and_is_promoted_once_approved(review_queue, candidate):
     from flows.continual_merge import continual_merge
 
     assert review_queue.promotions.newest() is None
-    assert candidate.tags["validation_status"] == "passed"
+    assert candidate.tags.validation == "passed"
     (again,) = continual_merge(review_queue.name)
     assert again.version == candidate.version, "a further sweep finds the same candidate"
 
@@ -44,7 +44,7 @@ def test_a_candidate_waits_and_is_promoted_once_approved(review_queue, candidate
     assert words.startswith("Promoted")
     assert review_queue.promotions.newest().version == candidate.version
     assert reread(review_queue, candidate).status == "promoted"
-    assert reread(review_queue, candidate).tags["merge.review"] == words
+    assert reread(review_queue, candidate).tags.review == words
     assert continual_merge(review_queue.name) == ()
 
 

@@ -104,7 +104,9 @@ def merge(queue, land, expert, task: str) -> int:
 
     land(queue, task, expert(task))
     continual_merge(queue.name)  # the webhook starts the same; whoever comes second finds nothing
-    (version,) = [v.version for v in queue.registry.merged(queue.name) if v.status == "candidate"]
+    (version,) = [
+        v.version for v in queue.registry.merged.of(queue.name) if v.status == "candidate"
+    ]
     return version
 
 
@@ -157,4 +159,4 @@ def test_a_reviewer_reads_and_decides_in_mlflow(
     page.set_tag("approval_status", "approved")
     assert eventually(lambda: page.reopened_shows("the deployed model has changed"))
     assert champion(queue) == second
-    assert queue.registry.merged_version(queue.name, third).status == "superseded"
+    assert queue.registry.merged.get(queue.name, third).status == "superseded"

@@ -1,0 +1,134 @@
+"""Experts in MLflow: versions of any registered model that carry a family's tag.
+
+A version's source names a folder in S3; the weights never pass through the MLflow server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+
+from infra.names import check_family, check_task
+from infra.registry.tags import FAMILY, ExpertStatus, ExpertTags
+from infra.registry.versions import ensure_model, get_version, retag, search_versions
+from infra.storage.store import S3Uri
+from merging.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+@dataclass(frozen=True)
+class ExpertVersion:
+    """One registered expert of a family."""
+
+    name: str
+    version: int
+    source: str
+    tags: ExpertTags
+
+    @property
+    def ref(self) -> str:
+        """``name/version``, as people write it."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def task(self) -> str:
+        """The ML task, as it was written; not validated yet."""
+        return self.tags.task
+
+    @property
+    def status(self) -> ExpertStatus | None:
+        """Where in its life it is; None where the tag is malformed."""
+        return self.tags.status
+
+    @property
+    def reason(self) -> str:
+        """Why it is there."""
+        return self.tags.reason
+
+
+class Experts:
+    """The experts of one MLflow server."""
+
+    def __init__(self, client: MlflowClient, artifact_root: S3Uri | None = None) -> None:
+        self._client = client
+        self._artifact_root = artifact_root
+
+    def of(self, family: str) -> tuple[ExpertVersion, ...]:
+        """Every expert that carries the family's tag, oldest first.
+
+        One with a malformed task is listed with the task as it is; the flow refuses it.
+        """
+        query = f"tags.`{FAMILY}` = '{check_family(family)}'"
+        versions = sorted(
+            search_versions(self._client, query), key=lambda v: (v.creation_timestamp, v.name)
+        )
+        return tuple(_expert(v) for v in versions if v.name != family and v.status == "READY")
+
+    def get(self, name: str, version: int) -> ExpertVersion:
+        """One expert by name and number.
+
+        Raises:
+            InvalidInput: there is no such version.
+        """
+        return _expert(get_version(self._client, name, version))
+
+    def locate(self, expert: ExpertVersion) -> S3Uri:
+        """The S3 folder that an expert's files are in.
+
+        Raises:
+            InvalidInput: the source is no folder in S3.
+        """
+        uri = self._client.get_model_version_download_uri(expert.name, str(expert.version))
+        if urlparse(uri).scheme == "mlflow-artifacts" and self._artifact_root:
+            return S3Uri.parse(f"{self._artifact_root}/{urlparse(uri).path.strip('/')}")
+        try:
+            return S3Uri.parse(uri)
+        except InvalidInput as error:
+            raise InvalidInput(
+                where=f"source of {expert.ref}",
+                expected="a folder in S3 (s3://bucket/prefix)",
+                found=repr(uri),
+                remedy="Register the expert again with `supermerge register`.",
+            ) from error
+
+    def settle(
+        self, expert: ExpertVersion, status: ExpertStatus, reason: str, report: str = ""
+    ) -> None:
+        """Sets status and reason of an expert, and where to read more."""
+        if (expert.status, expert.reason) != (status, reason):
+            self._retag(expert, status=status, reason=reason, report=report)
+
+    def record_digest(self, expert: ExpertVersion, digest: str) -> None:
+        """Remembers the digest of an expert's content as it was pulled."""
+        self._retag(expert, digest=digest)
+
+    def register(self, family: str, task: str, source: S3Uri, digest: str) -> ExpertVersion:
+        """Creates an expert; the same content registered again is the same version."""
+        name = f"{check_family(family)}-{check_task(task)}"
+        ensure_model(self._client, name)
+        for version in search_versions(self._client, f"name = '{name}'"):
+            known = _expert(version)
+            if (known.tags.digest, known.source) == (digest, str(source)):
+                return known
+        tags = ExpertTags(family=family, task=task, digest=digest)
+        return _expert(
+            self._client.create_model_version(
+                name, str(source), tags=tags.write(), await_creation_for=0
+            )
+        )
+
+    def _retag(self, expert: ExpertVersion, **values: object) -> None:
+        retag(self._client, expert.name, expert.version, expert.tags, **values)
+
+
+def _expert(version: ModelVersion) -> ExpertVersion:
+    return ExpertVersion(
+        name=version.name,
+        version=int(version.version),
+        source=version.source or "",
+        tags=ExpertTags.read(version.tags),
+    )

@@ -1,0 +1,142 @@
+"""Merged models in MLflow: the versions of the registered model that is named after the family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlflow.exceptions import MlflowException
+
+from infra.errors import Refused
+from infra.names import check_family
+from infra.registry.tags import Approval, CandidateTags, MergedStatus
+from infra.registry.versions import ensure_model, get_version, retag, search_versions
+from infra.storage.store import S3Uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, PREVIOUS = "champion", "previous"
+_DECLINED = ("rejected", "superseded")
+
+
+@dataclass(frozen=True)
+class MergedVersion:
+    """One merged model of a family."""
+
+    family: str
+    version: int
+    source: str
+    run_id: str | None
+    """The MLflow run of the attempt that built it."""
+    tags: CandidateTags
+
+    @property
+    def status(self) -> MergedStatus | None:
+        """Where in its life it is; None where the queue did not register it."""
+        return self.tags.status
+
+    @property
+    def location(self) -> S3Uri:
+        """The folder of its files."""
+        return S3Uri.parse(self.source)
+
+    @property
+    def manifest_sha256(self) -> str:
+        """The digest recorded when it was registered ("" where the tag was removed)."""
+        return self.tags.manifest_sha256
+
+
+class MergedVersions:
+    """The merged models of one MLflow server."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def of(self, family: str) -> tuple[MergedVersion, ...]:
+        """Every merged version of a family, oldest first."""
+        versions = search_versions(self._client, f"name = '{check_family(family)}'")
+        return tuple(_merged(v) for v in sorted(versions, key=lambda v: int(v.version)))
+
+    def get(self, family: str, version: int) -> MergedVersion:
+        """One merged version by number.
+
+        Raises:
+            InvalidInput: there is no such version.
+        """
+        return _merged(get_version(self._client, check_family(family), version))
+
+    def register(
+        self, family: str, location: S3Uri, run_id: str, tags: CandidateTags, description: str
+    ) -> MergedVersion:
+        """Creates a merged version; the same files registered again are the same version.
+
+        Unless that was decided against: then a new version asks once more, as a decision is final.
+        """
+        ensure_model(self._client, family)
+        for version in self.of(family):
+            if version.source == str(location) and version.status not in _DECLINED:
+                return version
+        created = self._client.create_model_version(
+            family,
+            str(location),
+            run_id=run_id,
+            tags=tags.write(),
+            description=description,
+            await_creation_for=0,
+        )
+        return _merged(created)
+
+    def settle(self, version: MergedVersion, status: MergedStatus, reason: str) -> None:
+        """Sets status and reason of a merged version."""
+        self._retag(version, status=status, reason=reason)
+
+    def record_review(self, version: MergedVersion, words: str) -> None:
+        """Writes down what came of a review."""
+        self._retag(version, review=words)
+
+    def review(self, version: MergedVersion, decision: Approval, who: str, reason: str) -> None:
+        """Records a person's decision on a candidate.
+
+        Raises:
+            Refused: it is no candidate any more; nothing was recorded.
+        """
+        if version.status != "candidate":
+            raise Refused(
+                f"Version {version.version} is {version.status or 'not a candidate'}, so it cannot "
+                f"be {decision} any more.",
+                "Review the newest candidate, or roll back.",
+            )
+        self._retag(version, approval=decision, decided_by=who, review_reason=reason)
+
+    def aliases(self, family: str) -> dict[str, int]:
+        """The family's aliases and the versions that they point to."""
+        try:
+            model = self._client.get_registered_model(check_family(family))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+        return {alias: int(version) for alias, version in model.aliases.items()}
+
+    def point(self, family: str, alias: str, version: int | None) -> None:
+        """Points an alias to a version, or removes it; does nothing where that is so already."""
+        present = self.aliases(family).get(alias)
+        if version is None and present is not None:
+            self._client.delete_registered_model_alias(family, alias)
+        elif version is not None and present != version:
+            self._client.set_registered_model_alias(family, alias, str(version))
+
+    def _retag(self, version: MergedVersion, **values: object) -> None:
+        retag(self._client, version.family, version.version, version.tags, **values)
+
+
+def _merged(version: ModelVersion) -> MergedVersion:
+    return MergedVersion(
+        family=version.name,
+        version=int(version.version),
+        source=version.source or "",
+        run_id=version.run_id or None,
+        tags=CandidateTags.read(version.tags),
+    )

@@ -1,0 +1,70 @@
+"""Bringing MLflow in line with the promotion log: aliases, statuses and reasons.
+
+All of it is derived, so it can be repeated at any time and repairs whatever a killed run or a
+person's slip left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import task
+
+from infra.queue import MergeQueue
+from infra.registry.merged import CHAMPION, PREVIOUS, MergedVersion
+from infra.storage.manifest import Manifest, MergedExpert
+from infra.storage.promotions import Promotion, version_before
+from infra.storage.store import S3Uri
+from tasks.retry import SIDE_EFFECT
+
+
+@task(**SIDE_EFFECT)
+def repair_mirror(queue: MergeQueue) -> Promotion | None:
+    """Makes aliases and tags say what the promotion log says; returns its newest entry."""
+    entries = queue.promotions.entries()
+    if not entries:
+        return None
+    newest = entries[-1]
+    queue.registry.merged.point(queue.name, CHAMPION, newest.version)
+    queue.registry.merged.point(queue.name, PREVIOUS, version_before(entries))
+    for version in queue.registry.merged.of(queue.name):
+        _settle_version(queue, version, entries)
+    manifest = Manifest.read(queue.store, S3Uri.parse(newest.location), newest.manifest_sha256)
+    _settle_experts(queue, manifest.experts, newest)
+    return newest
+
+
+def _settle_version(
+    queue: MergeQueue, version: MergedVersion, entries: Sequence[Promotion]
+) -> None:
+    newest = entries[-1]
+    if version.version == newest.version:
+        queue.registry.merged.settle(version, "promoted", newest.reason)
+        return
+    left = [e for e in entries if e.previous == version.version]
+    if not left:
+        return
+    by = f"by version {left[-1].version} (promotion {left[-1].sequence})."
+    if left[-1].action == "rollback":
+        queue.registry.merged.settle(version, "rolled-back", f"Rolled back {by}")
+    else:
+        queue.registry.merged.settle(version, "superseded", f"Followed {by}")
+
+
+def _settle_experts(queue: MergeQueue, deployed: Sequence[MergedExpert], newest: Promotion) -> None:
+    contents = {(e.task, e.digest) for e in deployed}
+    tasks = {e.task: f"{e.name}/{e.version}" for e in deployed}
+    versions = {(e.name, e.version) for e in deployed}
+    for expert in queue.registry.experts.of(queue.name):
+        if (expert.name, expert.version) in versions:
+            if expert.status != "merged":
+                reason = f"Merged in version {newest.version}."
+                queue.registry.experts.settle(expert, "merged", reason)
+        elif expert.status == "merged" and (expert.task, expert.tags.digest) not in contents:
+            reason = (
+                f"Replaced by {tasks[expert.task]}."
+                if expert.task in tasks
+                else f"Not in the deployed version {newest.version} any more: {newest.reason} "
+                f"To merge it again: supermerge release {expert.ref}"
+            )
+            queue.registry.experts.settle(expert, "held", reason)
