@@ -12,11 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.laboratory import CPU, Laboratory
 from infra.demo.tasks import TASKS
 from infra.demo.train import Recipe
-from merging.experts.checkpoint import Checkpoint
 from merging.learning.calibration import batch_indices, calibration_sets
 from merging.learning.taskmodels import TaskModels
 from merging.settings import MergeSettings
-from merging.vectors.deltas import mergeable_names
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,14 @@ def costs(laboratory: Laboratory, variants: Mapping[str, MergeSettings]) -> list
     every task vector. Looking at held-out examples and the soft labels are left out.
     """
     settings = next(iter(variants.values()))
-    bench = laboratory.bench
-    base = Checkpoint.open(bench.base)
-    names = mergeable_names(bench.base, bench.experts, bench.kind)
+    merged = laboratory.bench.experts
+    base, names = merged.base, merged.names
     size = sum(math.prod(base.tensors[name].shape) for name in names)
-    models = TaskModels(base, [e.head for e in bench.experts], bench.kind, names, CPU)
+    models = TaskModels(base, list(merged.heads.values()), merged.kind, names, CPU)
     operations: dict[str, float] = {}  # per example
     seconds: dict[str, float] = {}
-    for expert in bench.experts:
-        examples, _ = calibration_sets(bench.base, expert, bench.kind, settings, laboratory.work)
+    for expert in merged.experts:
+        examples, _ = calibration_sets(merged, expert, settings, laboratory.work)
         indices = batch_indices(len(examples), 32, 0, expert.task, settings.seed)
         model = models.models[expert.task]
         with FlopCounterMode(display=False) as counter:
@@ -62,7 +59,7 @@ def costs(laboratory: Laboratory, variants: Mapping[str, MergeSettings]) -> list
         started = time.process_time()
         examples.loss(model, indices, settings).backward()  # type: ignore[no-untyped-call]
         seconds[expert.task] = (time.process_time() - started) / len(indices)
-    num_experts = len(bench.experts)
+    num_experts = len(merged.experts)
     rows = []
     for name, chosen in variants.items():
         by_row = chosen.granularity == "row"
@@ -78,7 +75,7 @@ def costs(laboratory: Laboratory, variants: Mapping[str, MergeSettings]) -> list
                 batches * sum(seconds.values()),
             )
         )
-    for expert in bench.experts:
+    for expert in merged.experts:
         seen = TASKS[expert.task].train * Recipe().epochs
         numbers = size + sum(tensor.numel() for tensor in expert.head.tensors.values())
         rows.append(

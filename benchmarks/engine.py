@@ -27,6 +27,7 @@ from benchmarks.synthetic import KIND, Bench, Row, autograd_step, ratio
 from infra.demo.backbones import build_base
 from merging.models.coefficients import Coefficients
 from merging.models.materialise import materialise
+from merging.vectors.expert_set import ExpertSet
 
 LARGE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE |= {"intermediate_size": 3072}  # BERT base: 109 M parameters
@@ -114,11 +115,11 @@ def materialising(bench: Bench, experts: int, pairs: int) -> list[Row]:
     buffer = bytearray(1 << 22)
 
     def engine() -> None:
-        materialise(bench.directory, made, KIND, coefficients, heads, out)
+        materialise(ExpertSet(bench.base, tuple(made), KIND), coefficients, heads, out)
 
     def copies() -> None:
         for expert in made:
-            with (expert.directory / "model.safetensors").open("rb") as file:
+            with (expert.files.directory / "model.safetensors").open("rb") as file:
                 while file.readinto(buffer):
                     pass
         target = bench.work / "copy.safetensors"

@@ -20,32 +20,32 @@ import torch
 from infra.demo.backbones import build_base, build_image_base
 from infra.demo.tasks import TASKS
 from infra.demo.train import Recipe, train_expert
-from merging.experts.examples import ModelKind
-from merging.experts.expert import Expert, open_expert
+from merging.experts.expert import open_expert
+from merging.kinds import ModelKind
 from merging.models.evaluate import evaluate
+from merging.vectors.backbone import Backbone
+from merging.vectors.expert_set import ExpertSet
 
 # In the order in which they arrive.
 NAMES: dict[ModelKind, tuple[str, ...]] = {
-    "text-classifier": (
+    ModelKind.TEXT_CLASSIFIER: (
         "movie-review",
         "tweet-sentiment",
         "icd10-chapter",
         "city-country",
         "prompt-risk",
     ),
-    "image-classifier": ("digits", "font-letters", "font-names"),
+    ModelKind.IMAGE_CLASSIFIER: ("digits", "font-letters", "font-names"),
 }
-RATES: dict[ModelKind, float] = {"text-classifier": 1e-4, "image-classifier": 5e-5}
+RATES = {ModelKind.TEXT_CLASSIFIER: 1e-4, ModelKind.IMAGE_CLASSIFIER: 5e-5}
 
 
 @dataclass(frozen=True)
 class Bench:
     """One backbone with its experts of one seed."""
 
-    kind: ModelKind
     seed: int
-    base: Path
-    experts: tuple[Expert, ...]
+    experts: ExpertSet
 
 
 def load_bench(kind: ModelKind, seed: int, cache: Path, tasks: Sequence[str] = ()) -> Bench:
@@ -57,13 +57,13 @@ def load_bench(kind: ModelKind, seed: int, cache: Path, tasks: Sequence[str] = (
         cache: Folder of downloads, bases and experts.
         tasks: Only these; all by default.
     """
-    base = build_base(cache) if kind == "text-classifier" else build_image_base(cache)
+    base = build_image_base(cache) if kind.reads_images else build_base(cache)
     recipe = Recipe(seed=seed, backbone_rate=RATES[kind])
     experts = []
     for name in tasks or NAMES[kind]:
         directory = train_expert(TASKS[name], base, cache / "experts", recipe=recipe)
         experts.append(open_expert(name, directory, kind))
-    return Bench(kind, seed, base, tuple(experts))
+    return Bench(seed, ExpertSet.open(base, experts, kind))
 
 
 def given_bench(kind: ModelKind, base: Path, experts: Sequence[str]) -> Bench:
@@ -76,13 +76,15 @@ def given_bench(kind: ModelKind, base: Path, experts: Sequence[str]) -> Bench:
     """
     pairs = [expert.partition("=") for expert in experts]
     opened = [open_expert(task, Path(directory), kind) for task, _, directory in pairs]
-    return Bench(kind, 0, base, tuple(opened))
+    return Bench(0, ExpertSet.open(base, opened, kind))
 
 
 def main() -> None:
     """Prints the accuracy of each expert and of the base with the expert's head."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kind", choices=list(NAMES), action="append", help="only this backbone")
+    parser.add_argument(
+        "--kind", type=ModelKind, choices=list(NAMES), action="append", help="only this backbone"
+    )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
     options = parser.parse_args()
@@ -93,10 +95,11 @@ def main() -> None:
     for kind in options.kind or NAMES:
         for seed in range(options.seeds):
             bench = load_bench(kind, seed, options.cache)
-            for expert in bench.experts:
+            base = Backbone.of(bench.experts.base, kind)
+            for expert in bench.experts.experts:
                 gate = expert.split.gate
-                floor = evaluate(bench.base, expert.head, gate, device).accuracy
-                own = evaluate(expert.directory, expert.head, gate, device, base=bench.base)
+                floor = evaluate(base, expert.head, gate, device).accuracy
+                own = evaluate(bench.experts.backbone(expert.task), expert.head, gate, device)
                 print(
                     f"| {expert.task} | {len(expert.head.labels)} | {seed} | {len(gate)} "
                     f"| {floor:.3f} | {own.accuracy:.3f} |",

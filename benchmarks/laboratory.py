@@ -19,13 +19,13 @@ import torch
 
 from benchmarks.experts import Bench
 from merging.baselines.baseline import UNSCALED, baseline, choose_scale, write_baseline
-from merging.experts.expert import Expert
 from merging.experts.heads import Head
 from merging.learning.learn import Learned, learn_coefficients
 from merging.models.coefficients import Coefficients
 from merging.models.evaluate import evaluate
 from merging.models.materialise import materialise
 from merging.settings import MergeSettings
+from merging.vectors.backbone import Backbone
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ class Laboratory:
     def __init__(self, bench: Bench, cache: Path, quick: bool = False) -> None:
         self.bench = bench
         self.quick = quick
-        self.experts = {expert.task: expert for expert in bench.experts}
+        self.experts = {expert.task: expert for expert in bench.experts.experts}
         self.gate = {
             task: e.split.gate.take(range(min(500, len(e.split.gate)))) if quick else e.split.gate
             for task, e in self.experts.items()
@@ -83,15 +83,15 @@ class Laboratory:
 
         def make() -> Result:
             started = time.process_time()
-            base, experts, kind = self.bench.base, self.bench.experts, self.bench.kind
-            delta = baseline(base, experts, kind, method)
+            experts = self.bench.experts
+            delta = baseline(experts, method)
             scale = 1.0
             if method not in UNSCALED:
-                scale = choose_scale(base, experts, kind, delta, device=CPU)
+                scale = choose_scale(experts, delta, device=CPU)
             seconds = time.process_time() - started
             with tempfile.TemporaryDirectory(dir=self.work) as folder:
-                write_baseline(base, experts, kind, delta, scale, Path(folder) / "out")
-                accuracy = self.accuracies(Path(folder) / "out/model")
+                write_baseline(experts, delta, scale, Path(folder) / "out")
+                accuracy = self.accuracies(self.backbone(Path(folder) / "out/model"))
             return Result(accuracy, seconds, f"λ = {scale}" if scale != 1.0 else "")
 
         return self.remember(f"baseline {method}", make)
@@ -124,9 +124,7 @@ class Laboratory:
     ) -> Learned:
         """The coefficients themselves; a finished run is read from the work folder."""
         return learn_coefficients(
-            self.bench.base,
-            [self.experts[task] for task in tasks or self.experts],
-            self.bench.kind,
+            self.bench.experts.only(tasks or self.bench.experts.tasks),
             settings,
             start=start,
             frozen=frozen,
@@ -136,31 +134,35 @@ class Laboratory:
 
     def learned_accuracies(self, learned: Learned) -> dict[str, float]:
         """Accuracy of each task with its own, perhaps tuned, head."""
-        experts = [self.experts[task] for task in learned.coefficients.tasks]
+        heads = {task: learned.heads[task] for task in learned.coefficients.tasks}
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             out = Path(folder) / "out"
             self.write(learned, out)
-            return self.accuracies(out / "model", {e.task: learned.heads[e.task] for e in experts})
+            return self.accuracies(self.backbone(out / "model"), heads)
 
     def write(self, learned: Learned, out: Path) -> None:
         """The merged model as files."""
-        experts = [self.experts[task] for task in learned.coefficients.tasks]
-        materialise(
-            self.bench.base, experts, self.bench.kind, learned.coefficients, learned.heads, out
-        )
+        experts = self.bench.experts.only(learned.coefficients.tasks)
+        materialise(experts, learned.coefficients, learned.heads, out)
 
-    def accuracies(self, model: Path, heads: Mapping[str, Head] | None = None) -> dict[str, float]:
+    def backbone(self, model: Path) -> Backbone:
+        """The backbone in a folder."""
+        return Backbone.open(model, self.bench.experts.kind)
+
+    def accuracies(
+        self, backbone: Backbone, heads: Mapping[str, Head] | None = None
+    ) -> dict[str, float]:
         """Accuracy of a backbone on each task's gate examples."""
-        heads = heads or {task: expert.head for task, expert in self.experts.items()}
+        heads = heads or self.bench.experts.heads
         return {
-            task: evaluate(model, head, self.gate[task], CPU, base=self.bench.base).accuracy
+            task: evaluate(backbone, head, self.gate[task], CPU).accuracy
             for task, head in heads.items()
         }
 
     def remember(self, name: str, make: Callable[[], Result]) -> Result:
         """The figures under a name, measured once per bench and set of gate examples."""
-        parts = [name, self.bench.kind, str(self.bench.seed)]
-        parts += [e.digest for e in self.experts.values()]
+        parts = [name, self.bench.experts.kind, str(self.bench.seed)]
+        parts += [e.fingerprint for e in self.experts.values()]
         parts += [examples.digest for examples in self.gate.values()]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
         file = self._results / f"{digest}.json"
@@ -174,12 +176,12 @@ class Laboratory:
         return Result(**stored)
 
     def _floor(self) -> Result:
-        return Result(self.accuracies(self.bench.base))
+        base = self.bench.experts.base
+        return Result(self.accuracies(self.backbone(base.directory)))
 
     def _ceiling(self) -> Result:
-        def own(expert: Expert) -> float:
-            gate = self.gate[expert.task]
-            model = expert.directory
-            return evaluate(model, expert.head, gate, CPU, base=self.bench.base).accuracy
+        def own(task: str, head: Head) -> float:
+            backbone = self.bench.experts.backbone(task)
+            return evaluate(backbone, head, self.gate[task], CPU).accuracy
 
-        return Result({task: own(expert) for task, expert in self.experts.items()})
+        return Result({task: own(task, e.head) for task, e in self.experts.items()})

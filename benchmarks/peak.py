@@ -15,6 +15,7 @@ import torch
 from benchmarks.synthetic import BATCH, CPU, KIND, TOKENS, Bench, Row, autograd_step
 from merging.learning.plan import Memory, make_plan
 from merging.settings import MergeSettings
+from merging.vectors.expert_set import ExpertSet
 
 TASKS = 8  # micro-batches of a streamed step; the forms it is compared with hold those of one task
 
@@ -89,7 +90,8 @@ def predicted_peak(bench: Bench, experts: int) -> int:
     """The planner's peak for the batches of this benchmark."""
     made = [bench.expert(i, bench.directory) for i in range(experts)]
     settings = MergeSettings(batch_size=BATCH)
-    return make_plan(bench.directory, made, KIND, settings, Memory.of(CPU), tokens=TOKENS).peak
+    experts = ExpertSet(bench.base, tuple(made), KIND)
+    return make_plan(experts, settings, Memory.of(CPU), tokens=TOKENS).peak
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from benchmarks.experts import NAMES, given_bench, load_bench
 from benchmarks.laboratory import Laboratory, Result
 from benchmarks.transfer import out_of_domain
 from merging.baselines.baseline import ALL_METHODS
+from merging.kinds import ModelKind
 from merging.settings import MergeSettings
 
 DEFAULT = MergeSettings()
@@ -52,7 +53,9 @@ Measure = Callable[[Laboratory], Result]
 def main() -> None:
     """Prints the tables that were asked for, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kind", choices=list(NAMES), action="append", help="only this backbone")
+    parser.add_argument(
+        "--kind", type=ModelKind, choices=list(NAMES), action="append", help="only this backbone"
+    )
     parser.add_argument("--table", choices=TABLES, action="append", help="only this table")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one seed, 500 gate examples a task")
@@ -64,13 +67,13 @@ def main() -> None:
     torch.set_float32_matmul_precision("medium")
     seeds = range(1 if options.quick else options.seeds)
     if options.expert:
-        kind = (options.kind or ["text-classifier"])[0]
+        kind = (options.kind or [ModelKind.TEXT_CLASSIFIER])[0]
         backbones = [[given_bench(kind, options.base, options.expert)]]
     else:
         kinds = options.kind or NAMES
         backbones = [[load_bench(kind, seed, options.cache) for seed in seeds] for kind in kinds]
     for benches in backbones:
-        print(f"\n## {benches[0].kind}, seeds: {len(benches)}\n", flush=True)
+        print(f"\n## {benches[0].experts.kind}, seeds: {len(benches)}\n", flush=True)
         laboratories = [Laboratory(bench, options.cache, options.quick) for bench in benches]
         for name in options.table or TABLES:
             TABLES[name](laboratories)

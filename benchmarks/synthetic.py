@@ -15,8 +15,9 @@ from torch.func import functional_call
 
 from merging.experts.checkpoint import Checkpoint
 from merging.experts.examples import Examples, Split
-from merging.experts.expert import Expert
+from merging.experts.expert import Expert, ExpertFiles
 from merging.experts.heads import Head
+from merging.kinds import ModelKind
 from merging.learning.objectives import objective_loss
 from merging.learning.stream import StreamedMerge
 from merging.learning.taskmodels import TaskModels
@@ -25,7 +26,7 @@ from merging.safefile import save_tensors
 from merging.vectors.deltas import backbone_names
 from merging.vectors.mapped import TaskVectors, build_vectors
 
-KIND = "text-classifier"
+KIND = ModelKind.TEXT_CLASSIFIER
 CPU = torch.device("cpu")
 BATCH, TOKENS, CLASSES = 16, 32, 4
 
@@ -147,7 +148,7 @@ class Bench:
     def expert(self, number: int, directory: Path) -> Expert:
         """An expert without examples, whose checkpoint is in `directory`."""
         head, empty = self.head(number), Examples(KIND, (), (), (), ())
-        return Expert(head.task, directory, head, Split(empty, empty), str(number))
+        return Expert(head.task, ExpertFiles(directory), head, Split(empty, empty), str(number))
 
 
 def autograd_step(bench: Bench, models: TaskModels, vectors: TaskVectors, form: str) -> None:

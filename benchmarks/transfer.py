@@ -32,7 +32,7 @@ def out_of_domain(laboratory: Laboratory, variants: Mapping[str, MergeSettings])
     print("|---" * (4 + len(variants)) + "|")
     for left_out in laboratory.experts:
         others = [task for task in laboratory.experts if task != left_out]
-        base = _probe(laboratory, left_out, "base", laboratory.bench.base)
+        base = _probe(laboratory, left_out, "base", laboratory.bench.experts.base.directory)
         singles = {
             task: _probe(laboratory, left_out, task, laboratory.experts[task].directory)
             for task in laboratory.experts
@@ -70,11 +70,11 @@ def _probe(laboratory: Laboratory, task: str, name: str, model: Path) -> float:
 
 def probe_accuracy(laboratory: Laboratory, task: str, model: Path) -> float:
     """Accuracy of logistic regression on a frozen backbone's features."""
-    bench = laboratory.bench
+    experts = laboratory.bench.experts
     table = TASKS[task].table(laboratory.work.parent)
     rows = table[table["split"] == "train"]
     backbone = AutoModel.from_pretrained(model).eval()
-    encoder = Encoder(bench.base, bench.kind, backbone.config.to_dict())
+    encoder = Encoder(experts.base.directory, experts.kind, backbone.config.to_dict())
     train = _features(backbone, encoder, rows[TASKS[task].column].tolist())
     labels = laboratory.experts[task].head.labels
     targets = rows["label"].map({label: i for i, label in enumerate(labels)}).to_numpy()

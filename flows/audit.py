@@ -59,7 +59,7 @@ def audit(family: str) -> tuple[str, ...]:
             base = pull_base(queue)
             deployed = pull_champion(queue, newest)
             findings += check_rebuild(queue, base, deployed)
-            findings += check_scores(queue, base, deployed)
+            findings += check_scores(queue, deployed)
         except MergeQueueError as error:
             findings.append(str(error))
         if findings:

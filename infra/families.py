@@ -19,8 +19,8 @@ from pydantic import (
 from infra.names import Name, check_family
 from infra.storage.store import S3Uri
 from merging.errors import InvalidInput
-from merging.experts.examples import ModelKind
 from merging.gate import GatePolicy
+from merging.kinds import ModelKind
 from merging.settings import MergeSettings
 
 Rung = Literal["chain", "relearn", "relearn-row"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,20 +13,13 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from merging.errors import InvalidInput
-from merging.experts.adapters import is_adapter
-from merging.experts.checkpoint import Checkpoint, read_config
-from merging.experts.examples import ModelKind
-from merging.experts.expert import read_head
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.expert import ExpertFiles, read_head
 from merging.experts.heads import Head
-from merging.serving import TaskError, assemble
-from merging.vectors.deltas import (
-    FullSource,
-    Source,
-    backbone_names,
-    dense_delta,
-    open_adapter,
-    rebuilt_names,
-)
+from merging.kinds import ModelKind
+from merging.serving import TaskError
+from merging.vectors.deltas import Source, backbone_names, dense_delta, source_of
+from merging.vectors.layout import Layout
 
 # What may differ between a base and its experts: names, heads, dropout, how it was saved.
 FREE_KEYS = frozenset(
@@ -67,7 +60,7 @@ def check_base(files: Collection[str], kind: ModelKind, where: str) -> None:
     Raises:
         InvalidInput: Weights, configuration, or tokenizer or image processor are missing.
     """
-    readers = (PREPROCESSOR,) if kind == "image-classifier" else TOKENIZER_FILES
+    readers = (PREPROCESSOR,) if kind.reads_images else TOKENIZER_FILES
     has_weights = any(name.endswith(".safetensors") for name in files)
     if "config.json" not in files or not has_weights or not set(readers).intersection(files):
         raise InvalidInput(
@@ -79,35 +72,30 @@ def check_base(files: Collection[str], kind: ModelKind, where: str) -> None:
         )
 
 
-def check_expert(base: Path, expert: Path, kind: ModelKind) -> tuple[Mismatch, ...]:
+def check_expert(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> tuple[Mismatch, ...]:
     """Everything about an expert that keeps it from being merged; nothing where it fits.
 
     Configurations and headers are compared first; values are read only where those agree.
 
     Args:
         base: The base checkpoint.
-        expert: Full checkpoint or PEFT adapter.
+        files: The expert's model, a full checkpoint or a PEFT adapter.
         kind: The kind of model.
     """
-    base, expert = Path(base), Path(expert)
     try:
-        mismatches = [*_configurations(base, expert), *_tokenizers(base, expert)]
-        mismatches += _image_processors(base, expert)
-        source = Checkpoint.open(base)
-        if not is_adapter(expert):
-            mismatches += _headers(source, Checkpoint.open(expert), kind)
+        mismatches = [*_configurations(base.config, files.config)]
+        mismatches += _tokenizers(base.directory, files.directory)
+        mismatches += _image_processors(base.directory, files.directory)
+        if not files.is_adapter:
+            mismatches += _headers(base, files.checkpoint, kind)
         if not mismatches:
-            head = read_head("task", expert, kind)
-            mismatches += _task_model(source, expert, head, kind)
-        if not mismatches:
-            mismatches += _values(source, expert, head, kind)
+            mismatches += _task_model(base, files, kind)
     except InvalidInput as error:
         return (Mismatch(Path(error.where).name, error.expected, error.found),)
     return tuple(mismatches)
 
 
-def _configurations(base: Path, expert: Path) -> Iterator[Mismatch]:
-    ours, theirs = read_config(base), read_config(expert)
+def _configurations(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Mismatch]:
     for key in sorted(set(ours) & set(theirs) - FREE_KEYS):
         if ours[key] != theirs[key]:
             yield Mismatch(f"config.{key}", f"{ours[key]!r:.80}", f"{theirs[key]!r:.80}")
@@ -166,32 +154,26 @@ def _headers(base: Checkpoint, expert: Checkpoint, kind: ModelKind) -> Iterator[
             yield Mismatch(name, str(ours.dtype), str(found.dtype))
 
 
-def _task_model(
-    base: Checkpoint, directory: Path, head: Head, kind: ModelKind
-) -> Iterator[Mismatch]:
-    """Tensors that the task model needs and the expert, or the base, does not have."""
-    brought = base if is_adapter(directory) else Checkpoint.open(directory)
-    tensors: dict[str, Any] = {name: brought.read(name) for name in backbone_names(brought, kind)}
+def _task_model(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> Iterator[Mismatch]:
+    """Tensors that the task model needs and the expert, or the base, does not have; then values."""
+    head = read_head("task", files, kind)
     try:
-        assemble(head.config, kind, {**tensors, **head.tensors})
+        layout = Layout.of(base if files.is_adapter else files.checkpoint, head, kind)
     except TaskError as error:
-        hint = (
-            " PEFT leaves out what modules_to_save does not name." if is_adapter(directory) else ""
-        )
+        hint = " PEFT leaves out what modules_to_save does not name." if files.is_adapter else ""
         yield Mismatch("model", "a whole task model", f"{error}{hint}")
+        return
+    source = source_of(base, files, head, layout.parameters)
+    yield from _values(base, source, head, layout, kind)
 
 
-def _values(base: Checkpoint, directory: Path, head: Head, kind: ModelKind) -> Iterator[Mismatch]:
-    source: Source
-    if is_adapter(directory):
-        source = open_adapter(directory, base, head, kind)
-    else:
-        source = FullSource(base, Checkpoint.open(directory))
+def _values(
+    base: Checkpoint, source: Source, head: Head, layout: Layout, kind: ModelKind
+) -> Iterator[Mismatch]:
     for name, tensor in head.tensors.items():
         if not _finite(tensor):
             yield Mismatch(name, "finite values", "NaN or infinity")
     change, size, whole = 0.0, 0.0, True
-    rebuilt = rebuilt_names(base, head, kind)
     for name in backbone_names(base, kind):
         if not base.tensors[name].dtype.is_floating_point:
             continue
@@ -202,7 +184,7 @@ def _values(base: Checkpoint, directory: Path, head: Head, kind: ModelKind) -> I
         if not _finite(delta):
             whole = False
             yield Mismatch(name, "finite values", "NaN or infinity")
-        if name in rebuilt and bool(torch.count_nonzero(delta)):
+        if name not in layout.whole and bool(torch.count_nonzero(delta)):
             found = "changed, and made into another parameter when transformers loads it"
             yield Mismatch(name, "the base's values, or a parameter of the model", found)
         change += float(delta.square().sum(dtype=torch.float64))

@@ -36,38 +36,40 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 MANIFEST = "manifest.json"
-LONGEST_TEXT = 512  # tokens, where neither tokenizer nor configuration has a limit
-NEW_TOKENS = 64  # most tokens of a generated answer
-BATCH = 32  # inputs in one forward pass
+LONGEST_TEXT = 512  # Tokens of a text, where neither tokenizer nor configuration has a limit.
+NEW_TOKENS = 64  # Most tokens of a generated answer.
+BATCH = 32  # Inputs in one forward pass.
+# The auto classes of each kind of model. A generator has a second one, for an encoder with a decoder.
+# Whatever else differs by kind, the class itself says: what it reads, and whether it writes text.
+AUTO_CLASSES: dict[str, tuple[Any, ...]] = {
+    "text-classifier": (AutoModelForSequenceClassification,),
+    "image-classifier": (AutoModelForImageClassification,),
+    "generator": (AutoModelForCausalLM, AutoModelForSeq2SeqLM),
+}
 
 
 class TaskError(ValueError):
     """A request that this model cannot answer, or files that are not what was promoted."""
 
 
-def model_class(config: PretrainedConfig, kind: str) -> Any:
-    """The transformers class of a task model.
+def model_class(config: Mapping[str, Any], kind: str) -> tuple[Any, PretrainedConfig]:
+    """The transformers class of a task model, and its configuration parsed.
 
     Raises:
         TaskError: transformers has none for this architecture.
     """
-    auto: Any
-    if kind == "generator":
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    else:
-        auto = {
-            "text-classifier": AutoModelForSequenceClassification,
-            "image-classifier": AutoModelForImageClassification,
-        }[kind]
+    values = dict(config)
+    parsed = AutoConfig.for_model(values.pop("model_type"), **values)
+    auto: Any = AUTO_CLASSES[kind][-1 if parsed.is_encoder_decoder else 0]
     try:
-        found = auto._model_mapping[type(config)]  # noqa: SLF001 - nothing public tells the class
+        mapped = auto._model_mapping[type(parsed)]  # noqa: SLF001 - nothing public tells the class
     except KeyError as error:
         raise TaskError(
-            f"transformers has no {kind} for model type {config.model_type}."
+            f"transformers has no {kind} for model type {parsed.model_type}."
         ) from error
-    classes = found if isinstance(found, tuple) else (found,)
-    named = [c for c in classes if c.__name__ in (config.architectures or ())]
-    return (named or classes)[0]
+    classes = mapped if isinstance(mapped, tuple) else (mapped,)
+    named = [c for c in classes if c.__name__ in (parsed.architectures or ())]
+    return (named or classes)[0], parsed
 
 
 def assemble(config: Mapping[str, Any], kind: str, tensors: Mapping[str, Tensor]) -> Any:
@@ -81,13 +83,12 @@ def assemble(config: Mapping[str, Any], kind: str, tensors: Mapping[str, Tensor]
     Raises:
         TaskError: A tensor that the model needs is missing or has another shape.
     """
-    values = dict(config)
-    parsed = AutoConfig.for_model(values.pop("model_type"), **values)
+    cls, parsed = model_class(config, kind)
     quiet = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model, info = model_class(parsed, kind).from_pretrained(
+        model, info = cls.from_pretrained(
             None,
             config=parsed,
             state_dict=dict(tensors),
@@ -103,10 +104,9 @@ def assemble(config: Mapping[str, Any], kind: str, tensors: Mapping[str, Tensor]
             f"{type(model).__name__}: expected every tensor of the model in its shape, found "
             f"{', '.join(wrong)} missing or misshapen. Save base, expert and head from one model."
         )
-    if kind == "text-classifier" and model.config.pad_token_id is None:
-        model.config.pad_token_id = (
-            model.config.eos_token_id
-        )  # GPT-like ones look for the text's end
+    if not model.can_generate() and getattr(parsed, "pad_token_id", None) is None:
+        # GPT-like classifiers look for the end of a text.
+        model.config.pad_token_id = getattr(parsed, "eos_token_id", None)
     return model
 
 
@@ -123,10 +123,12 @@ class Encoder:
     """Turns inputs into batches of a backbone's tensors: a tokenizer or an image processor."""
 
     def __init__(self, directory: Path, kind: str, config: Mapping[str, Any]) -> None:
-        self.kind = kind
+        cls, _ = model_class(config, kind)
+        self.reads_images = cls.main_input_name == "pixel_values"
+        self.writes_text = cls.can_generate()
         self.processor: Any
         self.new_tokens = 0
-        if kind == "image-classifier":
+        if self.reads_images:
             self.processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
             return
         self.processor = AutoTokenizer.from_pretrained(directory)
@@ -137,7 +139,7 @@ class Encoder:
         positions = int(positions) - 2 if positions else LONGEST_TEXT + NEW_TOKENS
         self.new_tokens = min(NEW_TOKENS, positions // 2)
         self.limit = min(int(self.processor.model_max_length), positions)
-        if kind == "generator" and not config.get("is_encoder_decoder"):
+        if self.writes_text and not config.get("is_encoder_decoder"):
             self.processor.padding_side = "left"
             self.limit = min(self.limit, positions - self.new_tokens)
 
@@ -145,7 +147,7 @@ class Encoder:
         """Token ids or pixel values of each input, not yet padded."""
         if not inputs:
             return []
-        if self.kind == "image-classifier":
+        if self.reads_images:
             images = [decode_image(value) for value in inputs]
             pixels = self.processor(images, return_tensors="pt")["pixel_values"]
             return [{"pixel_values": p} for p in pixels]
@@ -153,14 +155,14 @@ class Encoder:
         texts = [text for text, _ in pairs]
         seconds = [second or "" for _, second in pairs] if any(s for _, s in pairs) else None
         encoded = self.processor(texts, seconds, truncation=True, max_length=self.limit)
-        names = [n for n in encoded if self.kind != "generator" or n != "token_type_ids"]
+        names = [n for n in encoded if n != "token_type_ids" or not self.writes_text]
         return [{name: encoded[name][i] for name in names} for i in range(len(texts))]
 
     def collate(
         self, rows: Sequence[dict[str, Any]], padding_side: str | None = None
     ) -> dict[str, Tensor]:
         """One batch, [batch, tokens] or [batch, channels, height, width]."""
-        if self.kind == "image-classifier":
+        if self.reads_images:
             return {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
         side = padding_side or self.processor.padding_side
         return dict(self.processor.pad(list(rows), return_tensors="pt", padding_side=side))
@@ -178,7 +180,7 @@ class Encoder:
         self, inputs: Sequence[Any]
     ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """`batches` of inputs; of images no more than one batch is encoded at a time."""
-        if self.kind != "image-classifier":
+        if not self.reads_images:
             yield from self.batches(self.encode(inputs))
             return
         for start in range(0, len(inputs), BATCH):
@@ -250,15 +252,15 @@ class MergedModel:
     def __init__(self, directory: Path, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         manifest = verify_manifest(directory)
-        self.kind = str(manifest["kind"])
+        kind = str(manifest["kind"])
         backbone = {n: t.to(self.device) for n, t in read_weights(directory / "model").items()}
         self.models: dict[str, Any] = {}
         for folder in sorted(p for p in (directory / "heads").iterdir() if p.is_dir()):
             config = json.loads((folder / "config.json").read_text())
             head = {n: t.to(self.device) for n, t in read_weights(folder).items()}
-            model = assemble(config, self.kind, {**backbone, **head})
+            model = assemble(config, kind, {**backbone, **head})
             self.models[folder.name] = model.to(self.device)
-            self.encoder = Encoder(directory / "model", self.kind, config)
+            self.encoder = Encoder(directory / "model", kind, config)
 
     def answer(self, task: str, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """One answer per input: label and scores, or text.
@@ -270,7 +272,7 @@ class MergedModel:
             raise TaskError(f"Unknown task {task!r}. This model answers: {', '.join(self.models)}.")
         model = self.models[task]
         values = [self._input(value) for value in inputs]
-        if self.kind == "generator":
+        if self.encoder.writes_text:
             texts = generate(model, self.encoder, values, self.device)
             return [{"task": task, "text": text} for text in texts]
         labels = label_names(model.config.to_dict())
@@ -307,7 +309,7 @@ class MergedModel:
         return answers
 
     def _input(self, value: Any) -> Any:
-        if self.kind == "image-classifier":
+        if self.encoder.reads_images:
             return value
         if isinstance(value, Mapping):
             value = (value.get("text"), value.get("text_pair"))

@@ -10,6 +10,8 @@ from infra.storage.promotions import Promotion
 from merging.errors import NotReproduced
 from merging.experts.heads import Head
 from merging.models.materialise import verify
+from merging.vectors.backbone import Backbone
+from merging.vectors.expert_set import ExpertSet
 from tasks.evaluate import score_champion
 from tasks.learn import choose_device
 from tasks.retry import SIDE_EFFECT
@@ -37,28 +39,23 @@ def check_mirror(queue: MergeQueue, newest: Promotion) -> tuple[str, ...]:
 def check_rebuild(queue: MergeQueue, base: Base, deployed: Deployed) -> tuple[str, ...]:
     """Whether base, experts and coefficients still give the deployed bytes."""
     try:
-        verify(
-            base.directory,
-            [member.expert for member in deployed.members],
-            queue.family.kind,
-            deployed.directory,
-        )
+        experts = tuple(member.expert for member in deployed.members)
+        verify(ExpertSet(base.checkpoint, experts, queue.family.kind), deployed.directory)
     except NotReproduced as error:
         return (str(error),)
     return ()
 
 
 @task(**SIDE_EFFECT)
-def check_scores(queue: MergeQueue, base: Base, deployed: Deployed) -> tuple[str, ...]:
+def check_scores(queue: MergeQueue, deployed: Deployed) -> tuple[str, ...]:
     """Whether the champion, asked again, still gives the answers that were judged."""
     device = choose_device(queue.family.device)
+    backbone = Backbone.open(deployed.directory / "model", queue.family.kind)
     findings = []
     for member in deployed.members:
-        judged = score_champion(queue, base, deployed, member)
+        judged = score_champion(queue, deployed, member)
         head = Head.load(deployed.directory / "heads" / member.task, member.task)
-        now = queue.engine.evaluate(
-            deployed.directory / "model", head, member.expert.split.gate, device
-        )
+        now = queue.engine.evaluate(backbone, head, member.expert.split.gate, device)
         if judged is not None and now.correct.sum() != judged.correct.sum():
             findings.append(
                 f"{member.task}: judged at {judged.accuracy:.4f}, now {now.accuracy:.4f}."

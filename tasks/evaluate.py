@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import task
@@ -19,6 +20,8 @@ from infra.storage.store import S3Uri
 from merging.experts.heads import Head
 from merging.gate.decision import TaskScores
 from merging.models.outcomes import Outcomes
+from merging.vectors.backbone import Backbone
+from merging.vectors.expert_set import ExpertSet
 from tasks.learn import choose_device
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Build, Deployed, Member
@@ -27,10 +30,13 @@ from tasks.values import Base, Build, Deployed, Member
 @task(**SIDE_EFFECT)
 def score_expert(queue: MergeQueue, base: Base, member: Member) -> tuple[Outcomes, Outcomes]:
     """Answers of the base with the expert's head, and of the expert itself."""
-    head = member.expert.head
+    kind, expert = queue.family.kind, member.expert
+    alone = ExpertSet(base.checkpoint, (expert,), kind)
     return (
-        _answers(queue, base, member, base.directory, base.digest, head),
-        _answers(queue, base, member, member.expert.directory, member.record.digest, head),
+        _answers(queue, member, expert.head, base.digest, lambda: Backbone.of(alone.base, kind)),
+        _answers(
+            queue, member, expert.head, member.record.digest, lambda: alone.backbone(expert.task)
+        ),
     )
 
 
@@ -38,11 +44,12 @@ def score_expert(queue: MergeQueue, base: Base, member: Member) -> tuple[Outcome
 def score_build(queue: MergeQueue, build: Build, merged: Path) -> list[TaskScores]:
     """Everything the gate needs, one entry per old and new task."""
     digest = sha256_tree(hash_files(merged / "model"))
+    backbone = Backbone.open(merged / "model", build.family.kind)
     scores = []
     for member in build.members:
         head = Head.load(merged / "heads" / member.task, member.task)
         base, expert = score_expert.fn(queue, build.base, member)
-        candidate = _answers(queue, build.base, member, merged / "model", digest, head)
+        candidate = _answers(queue, member, head, digest, lambda: backbone)
         scores.append(
             TaskScores(
                 task=member.task,
@@ -50,7 +57,7 @@ def score_build(queue: MergeQueue, build: Build, merged: Path) -> list[TaskScore
                 base=base,
                 expert=expert,
                 candidate=candidate,
-                champion=score_champion(queue, build.base, build.deployed, member),
+                champion=score_champion(queue, build.deployed, member),
                 calibration=frozenset(member.expert.split.calibration.keys),
                 earlier_decisions=count_decisions(queue, member, before=build),
             )
@@ -68,9 +75,7 @@ def decisions(queue: MergeQueue, member: Member) -> S3Uri:
     return queue.family.root / "decisions" / member.expert.split.gate.digest
 
 
-def score_champion(
-    queue: MergeQueue, base: Base, deployed: Deployed | None, member: Member
-) -> Outcomes | None:
+def score_champion(queue: MergeQueue, deployed: Deployed | None, member: Member) -> Outcomes | None:
     """Answers of the deployed model; for a task that it does not hold, with the expert's head."""
     if deployed is None:
         return None
@@ -78,12 +83,18 @@ def score_champion(
     if member.task in deployed.manifest.tasks:
         head = Head.load(deployed.directory / "heads" / member.task, member.task)
     digest = sha256_tree(_below(deployed.manifest, "model/"))
-    return _answers(queue, base, member, deployed.directory / "model", digest, head)
+    model = deployed.directory / "model"
+    return _answers(queue, member, head, digest, lambda: Backbone.open(model, queue.family.kind))
 
 
 def _answers(
-    queue: MergeQueue, base: Base, member: Member, model: Path, digest: str, head: Head
+    queue: MergeQueue,
+    member: Member,
+    head: Head,
+    digest: str,
+    backbone: Callable[[], Backbone],
 ) -> Outcomes:
+    """The answers of a backbone of that digest, which is opened only where they are not kept yet."""
     examples = member.expert.split.gate
     inputs = {"model": digest, "head": head.digest, "examples": examples.digest}
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -91,7 +102,7 @@ def _answers(
     if queue.store.exists(uri):
         return Outcomes.from_json(queue.store.read(uri).decode())
     device = choose_device(queue.family.device)
-    outcomes = queue.engine.evaluate(model, head, examples, device, base=base.directory)
+    outcomes = queue.engine.evaluate(backbone(), head, examples, device)
     queue.store.write(uri, outcomes.to_json().encode())
     return outcomes
 

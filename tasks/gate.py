@@ -12,6 +12,7 @@ from infra.queue import MergeQueue
 from merging.gate import Check, GateReport
 from merging.gate.artifact import check_latency, check_weights
 from merging.gate.decision import TaskScores, decide
+from merging.vectors.backbone import Backbone
 from tasks.learn import choose_device
 from tasks.values import Build
 
@@ -46,12 +47,12 @@ def judge(
 def _check_latency(queue: MergeQueue, build: Build, candidate: Path, champion: Path) -> Check:
     """Candidate and champion answer the same few inputs of one old or new task, in turn."""
     expert = build.members[0].expert
+    kind = build.family.kind
     ours, theirs = queue.engine.time_answers(
-        (candidate, champion),
+        [Backbone.open(folder, kind) for folder in (candidate, champion)],
         expert.head,
         expert.split.gate.inputs[:_TIMED_INPUTS],
-        build.family.kind,
+        kind,
         choose_device(build.family.device),
-        base=build.base.directory,
     )
     return check_latency(ours, theirs, queue.family.gate.latency_factor)

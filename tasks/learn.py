@@ -43,9 +43,7 @@ def learn(queue: MergeQueue, build: Build) -> Learned:
 
     start, heads = _deployed_state(build)
     return queue.engine.learn(
-        build.base.directory,
-        [member.expert for member in build.members],
-        build.family.kind,
+        build.experts,
         build.settings,
         start=start,
         frozen=[member.task for member in build.kept] if build.rung == "chain" else (),
@@ -61,14 +59,7 @@ def write_model(queue: MergeQueue, build: Build, learned: Learned) -> Path:
     """Writes the merged backbone, heads and coefficients to local disk."""
     out = queue.work(build.key) / "merged"
     if not out.exists():  # it is renamed into place, so what exists is whole
-        materialise(
-            build.base.directory,
-            [member.expert for member in build.members],
-            build.family.kind,
-            learned.coefficients,
-            learned.heads,
-            out,
-        )
+        materialise(build.experts, learned.coefficients, learned.heads, out)
     return out
 
 

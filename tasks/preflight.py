@@ -13,7 +13,7 @@ from infra.storage.layout import find_layout_on_disk
 from infra.storage.manifest import MergedExpert
 from merging.errors import InvalidInput, MergeQueueError
 from merging.experts.examples import read_table
-from merging.experts.expert import Expert, open_expert, read_head
+from merging.experts.expert import Expert, ExpertFiles, open_expert, read_head
 from merging.preflight import Mismatch, check_expert
 from tasks.values import Base, Member, Pulled
 
@@ -71,13 +71,14 @@ def open_checked(
     kind = queue.family.kind
     layout = find_layout_on_disk(directory)
     checkpoint, table = directory / layout.checkpoint, directory / layout.examples
-    if mismatches := check_expert(base.directory, checkpoint, kind):
+    files = ExpertFiles(checkpoint)
+    if mismatches := check_expert(base.checkpoint, files, kind):
         raise IncompatibleExpert(
             who,
             mismatches,
             f"Fine-tune it again from the base of family {queue.name!r} ({queue.family.base}).",
         )
-    labels = read_head(task_name, checkpoint, kind).labels
+    labels = read_head(task_name, files, kind).labels
     contract = check_examples(read_table(table), kind, labels, queue.family.gate, task=task_name)
     if not contract.passed:
         raise InvalidInput(
@@ -86,4 +87,4 @@ def open_checked(
             found=" ".join(contract.sentences),
             remedy="Correct the table and register the expert again.",
         )
-    return open_expert(task_name, checkpoint, kind, examples=table), contract
+    return open_expert(task_name, files, kind, examples=table), contract

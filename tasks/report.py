@@ -14,13 +14,11 @@ from infra.registry.versions import version_page
 from infra.report.inputs import Flip, ReportInputs, collect_flips
 from infra.report.inputs import Member as ShownMember
 from infra.report.page import render_report
-from merging.experts.checkpoint import Checkpoint
 from merging.gate import GateReport
 from merging.gate.decision import TaskScores
 from merging.learning.grouping import cosines
 from merging.learning.learn import Learned
 from merging.models.coefficients import Coefficients
-from merging.vectors.deltas import mergeable_names, source_of
 from tasks.values import Build, Deployed, Member, describe
 
 
@@ -78,13 +76,7 @@ def _flips(
 
 def _cosines(build: Build) -> dict[str, dict[str, float]]:
     """Cosine of each pair of task vectors, by task and task."""
-    base, kind = build.base.directory, build.family.kind
-    experts = [member.expert for member in build.members]
-    names = mergeable_names(base, experts, kind)
-    checkpoint = Checkpoint.open(base)
-    sources = [source_of(checkpoint, expert, kind) for expert in experts]
-    values = cosines(checkpoint, sources, names)
-    tasks = [expert.task for expert in experts]
+    tasks, values = build.experts.tasks, cosines(build.experts)
     return {
         a: dict(zip(tasks, row, strict=True)) for a, row in zip(tasks, values.tolist(), strict=True)
     }

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from infra.storage.store import S3Uri
 from merging.gate import GateReport
 
 if TYPE_CHECKING:  # a sweep that finds nothing has no expert to open, and needs no torch
+    from merging.experts.checkpoint import Checkpoint
     from merging.experts.expert import Expert
+    from merging.vectors.expert_set import ExpertSet
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,13 @@ class Base:
 
     directory: Path
     digest: str
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """Its files, opened once for everything that reads them."""
+        from merging.experts.checkpoint import Checkpoint
+
+        return Checkpoint.open(self.directory)
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,14 @@ class Build:
     def members(self) -> tuple[Member, ...]:
         """All experts in the order of their columns: the champion's, then the arrivals."""
         return self.kept + self.arrivals
+
+    @cached_property
+    def experts(self) -> ExpertSet:
+        """What is merged, opened once for everything that is done with it."""
+        from merging.vectors.expert_set import ExpertSet
+
+        experts = tuple(member.expert for member in self.members)
+        return ExpertSet(self.base.checkpoint, experts, self.family.kind)
 
     @property
     def champion_sequence(self) -> int:

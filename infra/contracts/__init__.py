@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from infra.contracts.docs import DocsSection
-    from merging.experts.examples import ModelKind
     from merging.gate import GatePolicy, GateReport
+    from merging.kinds import ModelKind
 
 __all__ = ["ContractResult", "check_examples", "check_gate_report", "data_docs"]
 

@@ -18,15 +18,10 @@ from infra.contracts.expectations import (
     ExpectLargestClassShareToBeAtMost,
 )
 from infra.contracts.result import ContractResult
-from merging.experts.examples import (
-    CALIBRATION_SHARE,
-    INPUT_COLUMN,
-    TARGET_COLUMN,
-    ModelKind,
-    content_key,
-)
+from merging.experts.examples import CALIBRATION_SHARE, content_key
 from merging.gate import GatePolicy
 from merging.gate.statistics import fewest_examples
+from merging.kinds import ModelKind
 
 MAXIMUM_ROWS = 1_000_000
 MAXIMUM_CHARACTERS = 100_000
@@ -47,7 +42,7 @@ def check(
     task: str,
 ) -> ContractResult:
     """See `infra.contracts.check_examples`."""
-    needed = [INPUT_COLUMN[kind], TARGET_COLUMN[kind]]
+    needed = [kind.input_column, kind.target_column]
     rules = [_has_columns(needed), _has_rows()]
     facts = pd.DataFrame({column: [""] * len(table) for column in map(str, table.columns)})
     if set(needed) <= set(table.columns) and len(table):
@@ -63,11 +58,11 @@ def _facts(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> pd.Da
     Columns `size` (characters or pixels, NaN where unreadable), `target` (label name, or length of
     the target text), `side`, `key`, beside the names of the table's own columns.
     """
-    inputs = table[INPUT_COLUMN[kind]]
-    pairs = table["text_pair"] if "text_pair" in table else [None] * len(table)
-    keys = [_key(value, pair, kind) for value, pair in zip(inputs, pairs, strict=True)]
+    inputs = table[kind.input_column]
+    pairs = table[kind.pair_column] if kind.pair_column in table else [None] * len(table)
+    keys = [_key(value, pair) for value, pair in zip(inputs, pairs, strict=True)]
     sides = table["split"] if "split" in table else [_side(key) for key in keys]
-    targets = table[TARGET_COLUMN[kind]]
+    targets = table[kind.target_column]
     facts: dict[str, Sequence[Any]] = {str(c): [""] * len(table) for c in table.columns}
     facts |= {
         "key": keys,
@@ -78,10 +73,10 @@ def _facts(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> pd.Da
     return pd.DataFrame(facts)
 
 
-def _key(value: Any, pair: Any, kind: ModelKind) -> str | None:
+def _key(value: Any, pair: Any) -> str | None:
     if not isinstance(value, str | bytes):
         return None
-    if kind == "text-classifier" and isinstance(pair, str) and isinstance(value, str):
+    if isinstance(pair, str) and isinstance(value, str):
         return content_key((value, pair))
     return content_key(value)
 
@@ -93,7 +88,7 @@ def _side(key: str | None) -> str | None:
 
 
 def _size(value: Any, kind: ModelKind) -> float:
-    if kind != "image-classifier":
+    if not kind.reads_images:
         return float(len(value.strip())) if isinstance(value, str) else math.nan
     try:
         with Image.open(io.BytesIO(value)) as image:  # reads the header only
@@ -105,7 +100,7 @@ def _size(value: Any, kind: ModelKind) -> float:
 def _target(value: Any, kind: ModelKind, labels: Sequence[str]) -> str | float | None:
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return None
-    if kind == "generator":
+    if not kind.has_head:
         return float(len(value)) if isinstance(value, str) else -1.0
     if isinstance(value, str):
         return value
@@ -130,7 +125,7 @@ def _has_rows() -> Rule:
 
 
 def _input_rules(kind: ModelKind) -> Iterator[Rule]:
-    if kind == "image-classifier":
+    if kind.reads_images:
         limit, must = (
             MAXIMUM_PIXELS,
             f"Every image must be readable and below {MAXIMUM_PIXELS:,} pixels",
@@ -164,7 +159,7 @@ def _target_rules(kind: ModelKind, labels: Sequence[str]) -> Iterator[Rule]:
         "The first one counts; decide which is right and drop the others.",
         critical=False,
     )
-    if kind == "generator":
+    if not kind.has_head:
         yield Rule(
             gxe.ExpectColumnValuesToBeBetween(
                 column="target", min_value=1, max_value=MAXIMUM_CHARACTERS

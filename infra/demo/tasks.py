@@ -20,7 +20,7 @@ import pandas as pd
 from infra.demo import corpora, images, packages
 from infra.demo.debian import unpack_fonts
 from infra.demo.packages import unpack
-from merging.experts.examples import ModelKind
+from merging.kinds import ModelKind
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DemoTask:
     per_group: int | None = None
     per_label: int | None = None
 
-    kind: ModelKind = "text-classifier"
+    kind: ModelKind = ModelKind.TEXT_CLASSIFIER
 
     @property
     def column(self) -> str:
@@ -143,7 +143,7 @@ TASKS: Mapping[str, DemoTask] = MappingProxyType(
                 images.read_digits,
                 train=2000,
                 gate=1000,
-                kind="image-classifier",
+                kind=ModelKind.IMAGE_CLASSIFIER,
             ),
             DemoTask(
                 "font-letters",
@@ -152,7 +152,7 @@ TASKS: Mapping[str, DemoTask] = MappingProxyType(
                 train=2000,
                 gate=1000,
                 per_group=104,
-                kind="image-classifier",
+                kind=ModelKind.IMAGE_CLASSIFIER,
             ),
             DemoTask(
                 "font-names",
@@ -160,7 +160,7 @@ TASKS: Mapping[str, DemoTask] = MappingProxyType(
                 images.read_font_names,
                 train=2000,
                 gate=1000,
-                kind="image-classifier",
+                kind=ModelKind.IMAGE_CLASSIFIER,
             ),
         )
     }

@@ -26,17 +26,12 @@ import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from infra.demo.tasks import DemoTask
-from merging.serving import Encoder
+from merging.serving import Encoder, model_class
 
 logger = logging.getLogger(__name__)
 
-_MODELS: dict[str, Any] = {
-    "text-classifier": AutoModelForSequenceClassification,
-    "image-classifier": AutoModelForImageClassification,
-}
 # What turns inputs into tensors; an expert carries its base's, byte for byte.
 _INPUT_FILES = (
     "preprocessor_config.json",
@@ -132,7 +127,8 @@ def _fine_tune(
     targets = torch.tensor(pd.Categorical(rows["label"], categories=labels).codes).long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = _MODELS[task.kind].from_pretrained(
+        config = json.loads((base / "config.json").read_text())
+        model = model_class(config, task.kind)[0].from_pretrained(
             base, id2label=names, label2id={label: index for index, label in names.items()}
         )
         encoder = Encoder(base, task.kind, model.config.to_dict())

@@ -19,7 +19,7 @@ from mlflow.models.signature import ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
 from merging import serving
-from merging.experts.examples import ModelKind
+from merging.kinds import ModelKind
 
 _MODULE = "merged_model"
 _NEEDS = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pillow")
@@ -44,7 +44,7 @@ def add_mlflow_files(directory: Path, kind: ModelKind, model_id: str) -> None:
     environment["dependencies"] = ["-r requirements.txt"]
     (directory / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
 
-    item = DataType.binary if kind == "image-classifier" else DataType.string
+    item = DataType.binary if kind.reads_images else DataType.string
     schema = Schema([ColSpec(DataType.string, "task"), ColSpec(Array(item), "inputs")])
     model = Model(
         utc_time_created="1970-01-01 00:00:00",  # the manifest must not depend on the clock

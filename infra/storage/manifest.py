@@ -17,7 +17,7 @@ from infra.errors import Corrupt
 from infra.names import Name, check_relative_path
 from infra.storage.cache import download_fresh, sha256_file
 from infra.storage.store import ObjectStore, S3Uri
-from merging.experts.examples import ModelKind
+from merging.kinds import ModelKind
 
 MANIFEST = "manifest.json"
 

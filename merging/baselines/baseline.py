@@ -1,8 +1,8 @@
 """A training-free merge from its name to a model directory.
 
-delta = baseline(base, experts, "image-classifier", "ties")
-scale = choose_scale(base, experts, "image-classifier", delta, device=torch.device("cpu"))
-write_baseline(base, experts, "image-classifier", delta, scale, Path("out"))
+delta = baseline(experts, "ties")
+scale = choose_scale(experts, delta, device=torch.device("cpu"))
+write_baseline(experts, delta, scale, Path("out"))
 """
 
 from __future__ import annotations
@@ -14,23 +14,19 @@ import torch
 from torch import Tensor
 
 from merging.baselines.linear_systems import mats, regmean
-from merging.baselines.training_free import METHODS, ExpertSet
+from merging.baselines.training_free import METHODS
 from merging.errors import InvalidInput
-from merging.experts.checkpoint import Checkpoint
-from merging.experts.examples import ModelKind
-from merging.experts.expert import Expert
 from merging.learning.taskmodels import TaskModels
 from merging.models.materialise import write_model
 from merging.serving import Encoder, class_scores, generate
+from merging.vectors.expert_set import ExpertSet
 
 ALL_METHODS = {**METHODS, "regmean": regmean, "mats": mats}
 SCALES = tuple(round(0.1 * i, 1) for i in range(1, 16))
 UNSCALED = ("average", "regmean", "mats")  # already a model, not a direction
 
 
-def baseline(
-    base: Path, experts: Sequence[Expert], kind: ModelKind, method: str
-) -> dict[str, Tensor]:
+def baseline(experts: ExpertSet, method: str) -> dict[str, Tensor]:
     """What a training-free method adds to the base, fp32 by canonical tensor name.
 
     Raises:
@@ -43,13 +39,11 @@ def baseline(
             found=method,
             remedy="Choose one of them.",
         )
-    return ALL_METHODS[method](ExpertSet.open(base, experts, kind))
+    return ALL_METHODS[method](experts)
 
 
 def choose_scale(
-    base: Path,
-    experts: Sequence[Expert],
-    kind: ModelKind,
+    experts: ExpertSet,
     delta: Mapping[str, Tensor],
     *,
     scales: Sequence[float] = SCALES,
@@ -57,21 +51,20 @@ def choose_scale(
     device: torch.device,
 ) -> float:
     """The λ of base + λ · delta with the best mean accuracy on labelled calibration examples."""
-    checkpoint = Checkpoint.open(base)
-    heads = [expert.head for expert in experts]
-    models = TaskModels(checkpoint, heads, kind, list(delta), device)
+    base, kind = experts.base, experts.kind
+    models = TaskModels(base, list(experts.heads.values()), kind, list(delta), device)
     means = []
     for scale in scales:
         with torch.no_grad():
             for name, parameter in models.merged.items():
-                parameter.copy_(checkpoint.read(name).float() + scale * delta[name])
+                parameter.copy_(base.read(name).float() + scale * delta[name])
         accuracies = []
-        for expert in experts:
+        for expert in experts.experts:
             chosen = expert.split.calibration.sample(examples, 0)
             chosen = chosen.take(i for i, t in enumerate(chosen.targets) if t is not None)
-            encoder = Encoder(base, kind, expert.head.config)
+            encoder = Encoder(base.directory, kind, expert.head.config)
             model = models.models[expert.task]
-            if kind == "generator":
+            if not kind.has_head:
                 texts = generate(model, encoder, chosen.inputs, device)
                 right = [a == str(b).strip() for a, b in zip(texts, chosen.targets, strict=True)]
                 accuracies.append(sum(right) / len(right))
@@ -84,21 +77,14 @@ def choose_scale(
 
 
 def write_baseline(
-    base: Path,
-    experts: Sequence[Expert],
-    kind: ModelKind,
-    delta: Mapping[str, Tensor],
-    scale: float,
-    out: Path,
+    experts: ExpertSet, delta: Mapping[str, Tensor], scale: float, out: Path
 ) -> None:
     """Writes `model/` and `heads/` of base + scale · delta."""
-    source = Checkpoint.open(base)
 
     def merged(name: str) -> Tensor:
-        original = source.read(name)
+        original = experts.base.read(name)
         if name not in delta:
             return original
         return (original.float() + scale * delta[name]).to(original.dtype)
 
-    heads = {expert.task: expert.head for expert in experts}
-    write_model(source, kind, merged, heads, out)
+    write_model(experts, merged, experts.heads, out)

@@ -12,7 +12,7 @@ is no linear layer is averaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,13 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from merging.baselines.training_free import ExpertSet
 from merging.experts.expert import Expert
 from merging.learning.batches import answers, collate, encode_examples
 from merging.learning.objectives import objective_loss
-from merging.models.evaluate import backbone_tensors
 from merging.serving import Encoder, assemble
-from merging.vectors.deltas import parameter_names
+from merging.vectors.expert_set import ExpertSet
 
 OFF_DIAGONAL = 0.9  # RegMean's factor on the off-diagonal of a Gram matrix
 CG_STEPS = 50
@@ -84,8 +82,8 @@ def conjugate_gradient(
     operator: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, steps: int
 ) -> Tensor:
     """An approximate solution of operator(x) = target for a symmetric, semi-definite operator."""
-    found = start.clone()
-    residual = target - operator(found)
+    solution = start.clone()
+    residual = target - operator(solution)
     direction = residual.clone()
     size = residual.square().sum()
     first = size.clone()
@@ -96,11 +94,11 @@ def conjugate_gradient(
         along = (direction * image).sum()
         if along <= 0:  # a direction that no expert sees
             break
-        found += size / along * direction
+        solution += size / along * direction
         residual -= size / along * image
         before, size = size, residual.square().sum()
         direction = residual + size / before * direction
-    return found
+    return solution
 
 
 def layer_moments(experts: ExpertSet, expert: Expert, examples: int) -> dict[str, Moments]:
@@ -108,56 +106,57 @@ def layer_moments(experts: ExpertSet, expert: Expert, examples: int) -> dict[str
 
     The gradients are those of cross-entropy to the expert's own answers.
     """
-    names = parameter_names(experts.base, expert.head, experts.kind)
-    backbone = backbone_tensors(expert.directory, expert.head, experts.kind, experts.base.directory)
-    model = assemble(expert.head.config, experts.kind, {**backbone, **expert.head.tensors})
+    backbone = experts.backbone(expert.task)
+    tensors = {**backbone.tensors, **expert.head.tensors}
+    model = assemble(expert.head.config, experts.kind, tensors)
     encoder = Encoder(experts.base.directory, experts.kind, expert.head.config)
     chosen = expert.split.calibration
-    if experts.kind == "generator":
+    if not experts.kind.has_head:
         chosen = chosen.take(i for i, t in enumerate(chosen.targets) if t is not None)
     chosen = chosen.sample(examples, 0)
     seq2seq = bool(expert.head.config.get("is_encoder_decoder"))
-    rows = encode_examples(encoder, chosen, seq2seq=seq2seq)
-    found: dict[str, Moments] = {}
-    with _watched(model, names, found):
-        for start in range(0, len(rows), BATCH):
-            batch = collate(encoder, rows[start : start + BATCH], torch.device("cpu"))
+    encoded = encode_examples(encoder, chosen, seq2seq=seq2seq)
+    layout = experts.layouts[experts.tasks.index(expert.task)]
+    moments: dict[str, Moments] = {}
+    with _watched(model, layout.parameters, moments):
+        for start in range(0, len(encoded), BATCH):
+            batch = collate(encoder, encoded[start : start + BATCH], torch.device("cpu"))
             logits, _ = answers(model, batch, experts.kind)
             own = logits.detach().argmax(-1)
             objective_loss("labels", logits, own, None).backward()
             model.zero_grad()
-    for moments in found.values():
-        moments.inputs /= moments.rows
-        moments.gradients /= moments.rows
-    return found
+    for moment in moments.values():
+        moment.inputs /= moment.rows
+        moment.gradients /= moment.rows
+    return moments
 
 
 @contextmanager
 def _watched(
-    model: nn.Module, names: dict[str, list[str]], found: dict[str, Moments]
+    model: nn.Module, parameters: Mapping[str, Sequence[str]], moments: dict[str, Moments]
 ) -> Iterator[None]:
     """Adds up inputs and output gradients of all linear layers while it is open."""
-    canonical = {path: name for name, paths in names.items() for path in paths}
+    canonical = {path: name for name, paths in parameters.items() for path in paths}
     handles = []
     for path, module in model.named_modules():
         name = canonical.get(f"{path}.weight")
         if name is None or not isinstance(module, nn.Linear):
             continue
-        moments = found[name] = Moments(
+        moment = moments[name] = Moments(
             torch.zeros(module.in_features, module.in_features, dtype=torch.float64),
             torch.zeros(module.out_features, module.out_features, dtype=torch.float64),
         )
 
-        def keep_inputs(_: Any, inputs: tuple[Tensor, ...], moments: Moments = moments) -> None:
+        def keep_inputs(_: Any, inputs: tuple[Tensor, ...], moment: Moments = moment) -> None:
             flat = inputs[0].detach().flatten(0, -2)
-            moments.inputs += flat.t() @ flat
-            moments.rows += len(flat)
+            moment.inputs += flat.t() @ flat
+            moment.rows += len(flat)
 
         def keep_gradients(
-            _: Any, __: Any, gradients: tuple[Tensor, ...], moments: Moments = moments
+            _: Any, __: Any, gradients: tuple[Tensor, ...], moment: Moments = moment
         ) -> None:
             flat = gradients[0].detach().flatten(0, -2)
-            moments.gradients += flat.t() @ flat
+            moment.gradients += flat.t() @ flat
 
         handles.append(module.register_forward_pre_hook(keep_inputs))
         handles.append(module.register_full_backward_hook(keep_gradients))
@@ -173,11 +172,11 @@ def _solve_all(
     moments: Sequence[dict[str, Moments]],
     layer: Callable[[Tensor, Sequence[Moments]], Tensor],
 ) -> dict[str, Tensor]:
-    found = {}
+    total = {}
     for name, stack in experts.stacks():
         known = [m[name] for m in moments if name in m]
-        found[name] = layer(stack, known) if len(known) == len(stack) else stack.mean(0)
-    return found
+        total[name] = layer(stack, known) if len(known) == len(stack) else stack.mean(0)
+    return total
 
 
 def _shrunk(gram: Tensor) -> Tensor:

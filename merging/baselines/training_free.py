@@ -6,43 +6,16 @@ are in memory at once; of the whole model only the result is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from merging.experts.checkpoint import Checkpoint
-from merging.experts.examples import ModelKind
-from merging.experts.expert import Expert
-from merging.vectors.deltas import mergeable_names, source_of, stacked_deltas
+from merging.vectors.expert_set import ExpertSet
 from merging.vectors.spectral import iso_c_tensor, tsv_m_tensors
 
-KEPT = 0.2  # share of each task vector that TIES keeps
-DROPPED = 0.9  # share of each task vector that DARE drops
-
-
-@dataclass(frozen=True)
-class ExpertSet:
-    """The task vectors of some experts, dense, tensor by tensor."""
-
-    base: Checkpoint
-    experts: Sequence[Expert]
-    kind: ModelKind
-    names: Sequence[str]
-
-    @classmethod
-    def open(cls, base: Path, experts: Sequence[Expert], kind: ModelKind) -> ExpertSet:
-        """Reads names and headers; values are read when they are needed."""
-        names = mergeable_names(base, experts, kind)
-        return cls(Checkpoint.open(base), tuple(experts), kind, names)
-
-    def stacks(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and task vectors of each tensor, fp32 [experts, *shape]."""
-        sources = [source_of(self.base, expert, self.kind) for expert in self.experts]
-        for name in self.names:
-            yield name, stacked_deltas(self.base, sources, name)
+KEPT = 0.2  # Share of each task vector that TIES keeps.
+DROPPED = 0.9  # Share of each task vector that DARE drops.
 
 
 def average(experts: ExpertSet) -> dict[str, Tensor]:
@@ -78,11 +51,11 @@ def ties_tensor(stack: Tensor, thresholds: Tensor) -> Tensor:
 def dare(experts: ExpertSet, dropped: float = DROPPED, seed: int = 0) -> dict[str, Tensor]:
     """DARE (Yu et al., 2024): drop entries at random, rescale the rest, sum."""
     generator = torch.Generator().manual_seed(seed)
-    found = {}
+    total = {}
     for name, stack in experts.stacks():
         kept = torch.rand(stack.shape, generator=generator) >= dropped
-        found[name] = (stack * kept / (1 - dropped)).sum(0)
-    return found
+        total[name] = (stack * kept / (1 - dropped)).sum(0)
+    return total
 
 
 def tsv_m(experts: ExpertSet) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -76,6 +76,29 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class AdapterFiles:
+    """What lies in the folder of a PEFT adapter.
+
+    Attributes:
+        config: adapter_config.json.
+        tensors: All tensors, without PEFT's prefix; the head's are among them.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Reads an adapter.
+
+        Raises:
+            InvalidInput: Unreadable files, or a kind of adapter that is not a plain LoRA or IA³.
+        """
+        return cls(directory, _read_config(directory), _read_tensors(directory))
+
+
+@dataclass(frozen=True)
 class Adapter:
     """The task vector of an adapter directory, by canonical tensor name.
 
@@ -89,27 +112,26 @@ class Adapter:
     replaced: Mapping[str, Tensor]
 
     @classmethod
-    def open(
+    def bind(
         cls,
-        directory: Path,
+        files: AdapterFiles,
         base: Checkpoint,
         parameters: Mapping[str, Sequence[str]],
         head: Collection[str],
-    ) -> Adapter:
-        """Reads an adapter.
+    ) -> Self:
+        """Finds the place of each of an adapter's tensors in its base.
 
         Args:
-            directory: With adapter_config.json and adapter_model.safetensors.
+            files: The adapter.
             base: The base checkpoint.
             parameters: Names in the task model of each tensor of the base.
             head: Names of the tensors that belong to the head.
 
         Raises:
-            InvalidInput: A kind of adapter, or a tensor in it, that has no place in the base.
+            InvalidInput: A tensor of the adapter has no place in the base.
         """
-        config = read_adapter_config(directory)
+        config, tensors = files.config, files.tensors
         canonical = {path: name for name, paths in parameters.items() for path in paths}
-        tensors = adapter_tensors(directory)
         factored: dict[str, LowRank | Scaling] = {}
         replaced: dict[str, Tensor] = {}
         for key, tensor in tensors.items():
@@ -129,7 +151,7 @@ class Adapter:
             elif key in canonical:
                 replaced[canonical[key]] = tensor
             elif kind not in ("lora_B", "lora_embedding_B"):
-                raise _unfit(directory, "tensors that belong to the base", key)
+                raise _unfit(files.directory, "tensors that belong to the base", key)
         return cls(base, factored, replaced)
 
     def delta(self, name: str) -> Tensor | LowRank | Scaling | None:
@@ -144,12 +166,7 @@ def is_adapter(directory: Path) -> bool:
     return (directory / CONFIG).is_file()
 
 
-def read_adapter_config(directory: Path) -> dict[str, Any]:
-    """adapter_config.json.
-
-    Raises:
-        InvalidInput: Unreadable, or a kind of adapter that is not a plain LoRA or IA³.
-    """
+def _read_config(directory: Path) -> dict[str, Any]:
     try:
         config = json.loads((directory / CONFIG).read_text())
     except (OSError, ValueError) as error:
@@ -163,8 +180,7 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def adapter_tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors of an adapter, without PEFT's prefix; the head's are among them."""
+def _read_tensors(directory: Path) -> dict[str, Tensor]:
     tensors, _ = load_tensors(directory / WEIGHTS)
     return {
         key.removeprefix(PREFIX).replace(".base_layer.", "."): value

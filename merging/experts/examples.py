@@ -13,19 +13,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from merging.errors import InvalidInput
+from merging.kinds import ModelKind
 
-ModelKind = Literal["text-classifier", "image-classifier", "generator"]
 Input = str | tuple[str, str] | bytes
 Target = int | str | None
 
-CALIBRATION_SHARE = 0.25  # of the rows, where the table has no `split` column
-INPUT_COLUMN = {"text-classifier": "text", "image-classifier": "image", "generator": "input"}
-TARGET_COLUMN = {"text-classifier": "label", "image-classifier": "label", "generator": "target"}
+CALIBRATION_SHARE = 0.25  # Share of a table's rows that calibrate, where it has no `split` column.
 
 
 @dataclass(frozen=True)
@@ -150,11 +148,11 @@ def split_examples(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) 
 def _rows(
     table: pd.DataFrame, kind: ModelKind, labels: list[str]
 ) -> Iterator[tuple[str, Input, Target, str]]:
-    needed = [INPUT_COLUMN[kind], TARGET_COLUMN[kind]]
+    needed = [kind.input_column, kind.target_column]
     missing = [column for column in needed if column not in table.columns]
     if missing:
         raise _wrong(kind, f"columns {needed}", f"{list(table.columns)}")
-    pairs = table["text_pair"] if "text_pair" in table.columns else [None] * len(table)
+    pairs = table[kind.pair_column] if kind.pair_column in table.columns else [None] * len(table)
     splits = table["split"] if "split" in table.columns else [None] * len(table)
     columns = zip(table[needed[0]], pairs, table[needed[1]], splits, strict=True)
     for number, (value, pair, target, split) in enumerate(columns):
@@ -176,22 +174,24 @@ def content_key(value: Input) -> str:
 
 
 def _input(value: Any, pair: Any, kind: ModelKind, number: int) -> Input:
-    if kind == "image-classifier":
+    if kind.reads_images:
         if isinstance(value, bytes) and value:
             return value
     elif isinstance(value, str) and value:
-        return (value, pair) if kind == "text-classifier" and isinstance(pair, str) else value
-    wanted = "bytes" if kind == "image-classifier" else "text"
-    expected = f"non-empty {wanted} in column {INPUT_COLUMN[kind]!r}"
+        return (value, pair) if isinstance(pair, str) else value
+    wanted = "bytes" if kind.reads_images else "text"
+    expected = f"non-empty {wanted} in column {kind.input_column!r}"
     raise _wrong(kind, expected, f"{value!r:.80} in row {number}")
 
 
 def _target(value: Any, kind: ModelKind, labels: list[str], number: int) -> Target:
     if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
         return None
-    if kind == "generator":
+    if not kind.has_head:
         if not isinstance(value, str):
-            raise _wrong(kind, "text in column 'target'", f"{value!r:.80} in row {number}")
+            raise _wrong(
+                kind, f"text in column {kind.target_column!r}", f"{value!r:.80} in row {number}"
+            )
         return value
     if isinstance(value, str) and value in labels:
         return labels.index(value)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from merging.errors import InvalidInput
-from merging.experts.adapters import adapter_tensors, is_adapter, is_factor
+from merging.experts.adapters import AdapterFiles, is_adapter, is_factor
 from merging.experts.checkpoint import (
     Checkpoint,
     backbone_prefix,
@@ -15,11 +17,45 @@ from merging.experts.checkpoint import (
     parsed_config,
     read_config,
 )
-from merging.experts.examples import ModelKind, Split, read_table, split_examples
+from merging.experts.examples import Split, read_table, split_examples
 from merging.experts.heads import Head
+from merging.kinds import ModelKind
 
 SINGLE_LABEL = "single_label_classification"
 TABLES = ("examples.parquet", "examples.jsonl")
+
+
+class ExpertFiles:
+    """An expert's model as it lies on disk; each part is read once, when it is first asked for.
+
+    What is not as it has to be raises `InvalidInput` then.
+
+    Attributes:
+        directory: With a Hugging Face checkpoint, or a PEFT adapter beside its model's config.json.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is a PEFT adapter and not a full checkpoint."""
+        return is_adapter(self.directory)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The task model's configuration."""
+        return read_config(self.directory)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The full checkpoint; an adapter has none."""
+        return Checkpoint.open(self.directory)
+
+    @cached_property
+    def adapter(self) -> AdapterFiles:
+        """The adapter; a full checkpoint has none."""
+        return AdapterFiles.open(self.directory)
 
 
 @dataclass(frozen=True)
@@ -27,32 +63,33 @@ class Expert:
     """One expert, ready to be merged.
 
     Attributes:
-        digest: SHA-256 of its checkpoint directory and its examples.
+        fingerprint: SHA-256 of its model's folder and its examples; work files are named by it.
     """
 
     task: str
-    directory: Path
+    files: ExpertFiles
     head: Head
     split: Split
-    digest: str
+    fingerprint: str
 
 
 def open_expert(
-    task: str, directory: Path, kind: ModelKind, *, examples: Path | None = None
+    task: str, model: Path | ExpertFiles, kind: ModelKind, *, examples: Path | None = None
 ) -> Expert:
-    """Reads head and examples of an expert directory; the weights stay in their files.
+    """Reads head and examples of an expert; the weights stay in their files.
 
     Args:
         task: The ML task's name.
-        directory: Hugging Face checkpoint or PEFT adapter.
+        model: Folder of a Hugging Face checkpoint or PEFT adapter, or what was opened of it already.
         kind: The kind of model.
-        examples: The examples table, where it does not lie in the directory.
+        examples: The examples table, where it does not lie in the folder.
 
     Raises:
         InvalidInput: Unreadable files, a malformed table, or a classifier that cannot be used.
     """
-    directory = Path(directory)
-    head = read_head(task, directory, kind)
+    files = model if isinstance(model, ExpertFiles) else ExpertFiles(model)
+    directory = files.directory
+    head = read_head(task, files, kind)
     table = examples or next((directory / t for t in TABLES if (directory / t).exists()), None)
     if table is None:
         raise InvalidInput(
@@ -63,30 +100,29 @@ def open_expert(
         )
     split = split_examples(read_table(table), kind, head.labels)
     sides = f"{split.calibration.digest}{split.gate.digest}"
-    digest = hashlib.sha256(f"{digest_directory(directory)}{sides}".encode()).hexdigest()
-    return Expert(task, directory, head, split, digest)
+    fingerprint = hashlib.sha256(f"{digest_directory(directory)}{sides}".encode()).hexdigest()
+    return Expert(task, files, head, split, fingerprint)
 
 
-def read_head(task: str, directory: Path, kind: ModelKind) -> Head:
-    """The head of an expert directory.
+def read_head(task: str, files: ExpertFiles, kind: ModelKind) -> Head:
+    """The head of an expert.
 
     Raises:
         InvalidInput: Unreadable files, no config.json (an adapter needs its model's beside it), or a
             classifier without label names, or one that does not give just one of them.
     """
-    config = read_config(directory)
-    if kind == "generator":  # BART's configuration, for one, has label names all the same
+    directory, config = files.directory, files.config
+    if not kind.has_head:  # BART's configuration, for one, has label names all the same
         return Head(task, {k: v for k, v in config.items() if k not in ("id2label", "label2id")})
-    if is_adapter(directory):
+    if files.is_adapter:
         prefix = backbone_prefix(directory, parsed_config(directory, config))
         tensors = {
             key: tensor
-            for key, tensor in sorted(adapter_tensors(directory).items())
+            for key, tensor in sorted(files.adapter.tensors.items())
             if not key.startswith(prefix) and not is_factor(key)
         }
     else:
-        checkpoint = Checkpoint.open(directory)
-        tensors = {name: checkpoint.read(name) for name in sorted(checkpoint.head)}
+        tensors = {name: files.checkpoint.read(name) for name in sorted(files.checkpoint.head)}
     head = Head(task, config, tensors)
     if not head.labels:
         raise InvalidInput(

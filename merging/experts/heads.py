@@ -19,6 +19,8 @@ from merging.serving import label_names
 
 # Keys that say where or how a configuration was saved, and nothing about the model.
 VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+# Keys that say what a task's labels are; they decide the shape of its head and nothing else.
+LABELS = ("id2label", "label2id", "num_labels")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class Head:
     def labels(self) -> tuple[str, ...]:
         """Label names by class index."""
         return tuple(label_names(self.config))
+
+    @cached_property
+    def architecture(self) -> str:
+        """The configuration without its labels, as JSON; heads that share it go on one model class."""
+        config = {k: v for k, v in self._stable_config().items() if k not in LABELS}
+        return json.dumps(config, sort_keys=True)
 
     @cached_property
     def digest(self) -> str:

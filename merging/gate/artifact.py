@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from merging.experts.checkpoint import Checkpoint
-from merging.experts.examples import ModelKind
 from merging.gate.report import Check
+from merging.kinds import ModelKind
 from merging.vectors.deltas import backbone_names
 
 _AGAIN = "Build the candidate again."

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from merging.errors import InvalidInput
 from merging.experts.examples import Examples
+from merging.kinds import ModelKind
 from merging.learning.objectives import UNLABELLED
 from merging.safefile import Spec, load_tensors, write_tensors
 from merging.serving import Encoder
@@ -38,11 +39,11 @@ def encode_examples(
     Raises:
         InvalidInput: The base's image processor gives images of different sizes.
     """
-    if images is not None and examples.kind == "image-classifier":
+    if images is not None and examples.kind.reads_images:
         rows = _mapped_images(encoder, examples, images)
     else:
         rows = encoder.encode(examples.inputs)
-    if examples.kind != "generator":
+    if examples.kind.has_head:
         return [
             {**row, "labels": [UNLABELLED if target is None else target]}
             for row, target in zip(rows, examples.targets, strict=True)
@@ -100,18 +101,18 @@ def collate(encoder: Encoder, rows: Sequence[Row], device: torch.device) -> dict
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def num_places(row: Row, kind: str) -> int:
+def num_places(row: Row, kind: ModelKind) -> int:
     """How many rows of logits an example gives."""
-    if kind != "generator":
+    if kind.has_head:
         return 1
     return sum(label != UNLABELLED for label in row["labels"])
 
 
-def answers(model: Any, batch: dict[str, Tensor], kind: str) -> tuple[Tensor, Tensor]:
+def answers(model: Any, batch: dict[str, Tensor], kind: ModelKind) -> tuple[Tensor, Tensor]:
     """Logits [places, classes] and targets int64 [places] of a batch, example after example."""
     batch = dict(batch)
     labels = batch.pop("labels")
-    if kind != "generator":
+    if kind.has_head:
         return model(**batch).logits, labels[:, 0]
     if model.config.is_encoder_decoder:
         # The class itself shifts labels to decoder inputs; its own loss is not used.

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from merging.errors import InvalidInput
-from merging.experts.examples import Examples, ModelKind
+from merging.experts.examples import Examples
 from merging.experts.expert import Expert
+from merging.kinds import ModelKind
 from merging.learning.batches import Row, answers, collate, encode_examples, num_places
 from merging.learning.objectives import SoftLabels, objective_loss
-from merging.models.evaluate import backbone_tensors
 from merging.safefile import load_tensors, save_tensors
 from merging.serving import Encoder, assemble
 from merging.settings import MergeSettings
+from merging.vectors.expert_set import ExpertSet
 
 FEWEST_TO_HOLD_OUT = 10  # with fewer examples all of them are learned from
 LIKELIEST = 64  # tokens of a vocabulary whose probability by the expert is kept
@@ -54,7 +55,7 @@ class CalibrationSet:
     @torch.no_grad()
     def losses(self, model: Any, settings: MergeSettings) -> Tensor:
         """Loss of every example, fp64 [examples]."""
-        found = torch.empty(len(self), dtype=torch.float64)
+        losses = torch.empty(len(self), dtype=torch.float64)
         for indices in _batches(self.rows):
             logits, targets, soft = self._answers(model, indices)
             first = 0
@@ -62,9 +63,9 @@ class CalibrationSet:
                 own = slice(first, first + count)
                 answer = None if soft is None else soft.take(own, logits.device)
                 loss = objective_loss(settings.objective, logits[own], targets[own], answer)
-                found[index] = float(loss)
+                losses[index] = float(loss)
                 first += count
-        return found
+        return losses
 
     def _answers(
         self, model: Any, indices: Sequence[int]
@@ -82,15 +83,15 @@ class CalibrationSet:
 
 
 def calibration_sets(
-    base: Path, expert: Expert, kind: ModelKind, settings: MergeSettings, work: Path
+    experts: ExpertSet, expert: Expert, settings: MergeSettings, work: Path
 ) -> tuple[CalibrationSet, CalibrationSet]:
     """What is learned from and what is held out of one expert's calibration examples.
 
     Raises:
         InvalidInput: There is no example that the objective can use.
     """
-    examples = expert.split.calibration
-    if settings.objective == "labels" or kind == "generator":
+    kind, examples = experts.kind, expert.split.calibration
+    if settings.objective == "labels" or not kind.has_head:
         examples = examples.take(i for i, t in enumerate(examples.targets) if t is not None)
     examples = examples.sample(settings.calibration_size, settings.seed)
     if len(examples) == 0:
@@ -101,11 +102,11 @@ def calibration_sets(
             remedy="Add labelled rows with split 'calibration'.",
         )
     seq2seq = bool(expert.head.config.get("is_encoder_decoder"))
-    encoder = Encoder(base, kind, expert.head.config)
+    encoder = Encoder(experts.base.directory, kind, expert.head.config)
     rows = encode_examples(encoder, examples, seq2seq=seq2seq, images=work / "images")
     soft = None
     if settings.objective in ("experts", "both"):
-        soft = soft_labels(base, expert, examples, encoder, rows, work)
+        soft = soft_labels(experts, expert, examples, encoder, rows, work)
     counts = torch.tensor([num_places(row, kind) for row in rows])
     places = torch.stack([counts.cumsum(0) - counts, counts], 1)
     held = round(len(examples) * settings.holdout) if len(examples) >= FEWEST_TO_HOLD_OUT else 0
@@ -120,7 +121,7 @@ def calibration_sets(
 
 
 def soft_labels(
-    base: Path,
+    experts: ExpertSet,
     expert: Expert,
     examples: Examples,
     encoder: Encoder,
@@ -128,24 +129,24 @@ def soft_labels(
     work: Path,
 ) -> SoftLabels:
     """The expert's answers to its own examples, computed once and kept in `work`."""
-    name = hashlib.sha256(f"{expert.digest}{examples.digest}{LIKELIEST}".encode()).hexdigest()
+    name = hashlib.sha256(f"{expert.fingerprint}{examples.digest}{LIKELIEST}".encode()).hexdigest()
     path = work / "soft-labels" / f"{name}.safetensors"
     if not path.exists():
-        backbone = backbone_tensors(expert.directory, expert.head, examples.kind, base)
-        tensors = {**backbone, **expert.head.tensors}
-        found = _answer(assemble(expert.head.config, examples.kind, tensors), encoder, rows)
-        save_tensors(path, {k: v for k, v in vars(found).items() if v is not None})
+        tensors = {**experts.backbone(expert.task).tensors, **expert.head.tensors}
+        model = assemble(expert.head.config, examples.kind, tensors)
+        soft = _answer(model, encoder, rows, examples.kind)
+        save_tensors(path, {k: v for k, v in vars(soft).items() if v is not None})
     return SoftLabels(**load_tensors(path)[0])
 
 
 @torch.no_grad()
-def _answer(model: Any, encoder: Encoder, rows: Sequence[Row]) -> SoftLabels:
+def _answer(model: Any, encoder: Encoder, rows: Sequence[Row], kind: ModelKind) -> SoftLabels:
     kept: list[SoftLabels] = [SoftLabels(torch.empty(0))] * len(rows)
-    likeliest = LIKELIEST if encoder.kind == "generator" else None
+    likeliest = None if kind.has_head else LIKELIEST
     for indices in _batches(rows):
         batch = collate(encoder, [rows[i] for i in indices], torch.device("cpu"))
-        logits, _ = answers(model, batch, encoder.kind)
-        counts = [num_places(rows[i], encoder.kind) for i in indices]
+        logits, _ = answers(model, batch, kind)
+        counts = [num_places(rows[i], kind) for i in indices]
         for i, part in zip(indices, logits.split(counts), strict=True):
             kept[i] = SoftLabels.of(part, likeliest)
     tokens = [k.tokens for k in kept if k.tokens is not None]

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from merging.experts.checkpoint import Checkpoint, digest_directory
-from merging.experts.examples import ModelKind
+from merging.experts.checkpoint import digest_directory
 from merging.experts.expert import Expert
 from merging.experts.heads import Head
 from merging.learning.calibration import CalibrationSet, calibration_sets
@@ -22,10 +21,11 @@ from merging.learning.taskmodels import TaskModels
 from merging.learning.weights import TensorWeights
 from merging.models.coefficients import Coefficients
 from merging.settings import MergeSettings
-from merging.vectors.deltas import CombinedSource, Source, mergeable_names
+from merging.vectors.deltas import CombinedSource, Source
+from merging.vectors.expert_set import ExpertSet
 from merging.vectors.feed import feed_for
 from merging.vectors.mapped import TaskVectors, build_vectors
-from merging.vectors.preprocess import open_sources
+from merging.vectors.preprocess import processed_sources
 
 # A merge of merges starts here: below 1, where tanh still moves, and near what the groups learned.
 UPPER_START = 0.7
@@ -59,27 +59,24 @@ class GroupMerge:
 
     def __init__(
         self,
-        base: Path,
-        experts: Sequence[Expert],
-        kind: ModelKind,
+        experts: ExpertSet,
         settings: MergeSettings,
         start: Coefficients | None,
         work: Path,
         device: torch.device,
         progress: Progress | None,
     ) -> None:
-        self.base_directory = base
-        self.base = Checkpoint.open(base)
-        self.base_digest = digest_directory(base)
-        self.experts = {expert.task: expert for expert in experts}
-        self.kind: ModelKind = kind
+        self.set = experts
+        self.base = experts.base
+        self.base_digest = digest_directory(self.base.directory)
+        self.experts = {expert.task: expert for expert in experts.experts}
         self.settings = settings
         self.start = start
         self.work = work
         self.device = device
         self.progress = progress
-        self.names = mergeable_names(base, experts, kind)
-        sources = open_sources(self.base, experts, kind, settings.preprocess)
+        self.names = experts.names
+        sources = processed_sources(experts, settings.preprocess)
         self.sources = dict(zip(self.experts, sources, strict=True))
         self.history: list[StepRecord] = []
         self._data: dict[str, tuple[CalibrationSet, CalibrationSet]] = {}
@@ -87,9 +84,9 @@ class GroupMerge:
     def expert_unit(self, expert: Expert) -> Unit:
         """One expert."""
         values = {name: torch.ones(1) for name in self.names}
-        digest = expert.digest
+        digest = expert.fingerprint
         if self.settings.preprocess != "none":  # then its vector depends on the others too
-            others = [other.digest for other in self.experts.values()]
+            others = [other.fingerprint for other in self.experts.values()]
             digest = _key(digest, self.settings.preprocess, *others)
         return Unit((expert.task,), self.sources[expert.task], values, digest)
 
@@ -116,7 +113,7 @@ class GroupMerge:
         models = TaskModels(
             self.base,
             [heads[task] for task in tasks],
-            self.kind,
+            self.set.kind,
             self.names,
             self.device,
             tune_heads=self.settings.tune_heads,
@@ -159,7 +156,7 @@ class GroupMerge:
     def _calibration(self, task: str) -> tuple[CalibrationSet, CalibrationSet]:
         if task not in self._data:
             self._data[task] = calibration_sets(
-                self.base_directory, self.experts[task], self.kind, self.settings, self.work
+                self.set, self.experts[task], self.settings, self.work
             )
         return self._data[task]
 

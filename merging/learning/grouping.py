@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +9,7 @@ import torch
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from merging.experts.checkpoint import Checkpoint
-from merging.vectors.deltas import Source, stacked_deltas
+from merging.vectors.expert_set import ExpertSet
 
 
 def chunks(count: int, size: int | None) -> list[list[int]]:
@@ -23,12 +21,13 @@ def chunks(count: int, size: int | None) -> list[list[int]]:
     return [list(range(a, b)) for a, b in pairwise(bounds)]
 
 
-def cosines(base: Checkpoint, sources: Sequence[Source], names: Sequence[str]) -> np.ndarray:
-    """Cosine of every pair of task vectors, float64 [sources, sources]."""
-    gram = torch.zeros(len(sources), len(sources), dtype=torch.float64)
-    for name in names:
-        stack = stacked_deltas(base, sources, name).view(len(sources), -1)
-        gram += (stack @ stack.t()).double()
+def cosines(experts: ExpertSet) -> np.ndarray:
+    """Cosine of every pair of task vectors, float64 [experts, experts]."""
+    count = len(experts.experts)
+    gram = torch.zeros(count, count, dtype=torch.float64)
+    for _, stack in experts.stacks():
+        vectors = stack.view(count, -1)
+        gram += (vectors @ vectors.t()).double()
     norms = gram.diagonal().sqrt().clamp_min(1e-30)
     return np.asarray((gram / norms / norms[:, None]).clamp(-1, 1))
 

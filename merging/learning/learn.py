@@ -1,21 +1,20 @@
 """Learning the coefficients of a merge.
 
-learned = learn_coefficients(base, experts, "text-classifier", MergeSettings(),
-                             work=Path("work"), device=torch.device("cpu"))
-materialise(base, experts, "text-classifier", learned.coefficients, learned.heads, Path("out"))
+experts = ExpertSet.open(base, [open_expert(...), ...], kind)
+learned = learn_coefficients(experts, MergeSettings(), work=Path("work"), device=device)
+materialise(experts, learned.coefficients, learned.heads, Path("out"))
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from merging.errors import InvalidInput
-from merging.experts.examples import ModelKind
-from merging.experts.expert import Expert
 from merging.experts.heads import Head
 from merging.learning.group_merge import GroupMerge
 from merging.learning.grouping import chunks, cosines, similarity_order
@@ -24,6 +23,7 @@ from merging.learning.run import Progress
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
 from merging.settings import MergeSettings
+from merging.vectors.expert_set import ExpertSet
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ class Learned:
 
 
 def learn_coefficients(
-    base: Path,
-    experts: Sequence[Expert],
-    kind: ModelKind,
+    experts: ExpertSet,
     settings: MergeSettings,
     *,
     start: Coefficients | None = None,
@@ -55,9 +53,7 @@ def learn_coefficients(
     arguments, and gives bitwise the same result as one that was not.
 
     Args:
-        base: The base checkpoint.
-        experts: Experts in column order; each has passed `check_expert`.
-        kind: The kind of model.
+        experts: What to merge; each expert has passed `check_expert`.
         settings: How to learn.
         start: Coefficients to start from, by task name; experts without a column start from
             `settings.initial`, or from 1 where there is one expert only.
@@ -72,17 +68,18 @@ def learn_coefficients(
         NotEnoughMemory: The memory budget is too small.
         NonFinite: Loss or gradient became NaN or infinite.
     """
-    tasks = tuple(expert.task for expert in experts)
+    tasks = experts.tasks
     _check(tasks, start, frozen, settings)
     memory = Memory.of(device)
-    make_plan(base, experts, kind, settings, memory)  # refuses what does not fit, before all work
-    merge = GroupMerge(base, experts, kind, settings, start, work, device, progress)
-    heads = {e.task: (heads or {}).get(e.task, e.head) for e in experts}
-    units = [merge.expert_unit(expert) for expert in experts if expert.task not in frozen]
+    make_plan(experts, settings, memory)  # refuses what does not fit, before all work
+    merge = GroupMerge(experts, settings, start, work, device, progress)
+    heads = {**experts.heads, **(heads or {})}
+    arrivals = [i for i, task in enumerate(tasks) if task not in frozen]
     champion = [merge.champion_unit(frozen)] if frozen else []
     if settings.group_by == "similarity" and settings.group_size:
-        cosine = cosines(merge.base, [unit.source for unit in units], merge.names)
-        units = [units[i] for i in similarity_order(cosine)]
+        cosine = cosines(experts)[np.ix_(arrivals, arrivals)]
+        arrivals = [arrivals[i] for i in similarity_order(cosine)]
+    units = [merge.expert_unit(experts.experts[i]) for i in arrivals]
     levels: list[tuple[tuple[str, ...], ...]] = []
     while len(units) + len(champion) > 1 or not levels:
         groups = [[units[i] for i in g] for g in chunks(len(units), settings.group_size)]
@@ -98,7 +95,7 @@ def learn_coefficients(
             units += group
     unit = units[0]
     coefficients = Coefficients(unit.tasks, unit.values, settings.preprocess).select(tasks)
-    plan = make_plan(base, experts, kind, settings, memory, groups=tuple(levels))
+    plan = make_plan(experts, settings, memory, groups=tuple(levels))
     return Learned(coefficients, heads, tuple(merge.history), plan)
 
 

@@ -12,13 +12,11 @@ from typing import Any
 import torch
 
 from merging.errors import NotEnoughMemory
-from merging.experts.adapters import is_adapter
-from merging.experts.checkpoint import Checkpoint
-from merging.experts.examples import ModelKind
-from merging.experts.expert import Expert
+from merging.kinds import ModelKind
 from merging.learning.grouping import chunks
 from merging.settings import MergeSettings
 from merging.vectors.deltas import backbone_names
+from merging.vectors.expert_set import ExpertSet
 from merging.vectors.mapped import DTYPES, TILE_BYTES
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -81,9 +79,7 @@ class Plan:
 
 
 def make_plan(
-    base: Path,
-    experts: Sequence[Expert],
-    kind: ModelKind,
+    experts: ExpertSet,
     settings: MergeSettings,
     memory: Memory,
     *,
@@ -93,9 +89,7 @@ def make_plan(
     """Predicts memory and disk of a merge from headers and settings alone.
 
     Args:
-        base: The base checkpoint.
         experts: What will be merged.
-        kind: The kind of model.
         settings: How; its `memory_budget` is kept, by streaming if it has to be.
         memory: What there is.
         groups: The groups, where they are known; else experts are grouped by arrival.
@@ -104,20 +98,20 @@ def make_plan(
     Raises:
         NotEnoughMemory: Not even streaming stays below the budget, or below what there is.
     """
-    source = Checkpoint.open(base)
+    base, kind = experts.base, experts.kind
     shapes = {
-        name: source.tensors[name].shape
-        for name in backbone_names(source, kind)
-        if source.tensors[name].dtype.is_floating_point
+        name: base.tensors[name].shape
+        for name in backbone_names(base, kind)
+        if base.tensors[name].dtype.is_floating_point
     }
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    groups = groups or planned_groups([expert.task for expert in experts], settings.group_size)
-    dense = sum(not is_adapter(expert.directory) for expert in experts) or 1
+    groups = groups or planned_groups(experts.tasks, settings.group_size)
+    dense = sum(not expert.files.is_adapter for expert in experts.experts) or 1
     largest = min(dense, max(len(group) for level in groups for group in level))
     width = DTYPES[settings.storage].itemsize
-    heads = sum(t.nbytes for expert in experts for t in expert.head.tensors.values())
+    heads = sum(t.nbytes for head in experts.heads.values() for t in head.tensors.values())
     model = 4 * sum(sizes.values()) + heads
-    looked = _lookups(shapes, source.config, kind)
+    looked = _lookups(shapes, base.config, kind)
     gradient = 4 * sum(size for name, size in sizes.items() if name not in looked)
     vectors = sum(sizes.values()) * width * largest
     widest = max((size for name, size in sizes.items() if name not in looked), default=0)
@@ -129,7 +123,7 @@ def make_plan(
     else:  # one tile is used while the next one arrives
         tile = 2 * stack
         staging = tile + vectors * settings.resident
-    activations = settings.batch_size * _activation_bytes(source.config, tokens)
+    activations = settings.batch_size * _activation_bytes(base.config, tokens)
     overhead = int(KEPT * (gradient + activations)) + MODULES
     peak = model + gradient + tile + activations + overhead
     computing = "host" if memory.accelerator is None else "accelerator"
@@ -182,7 +176,7 @@ def _lookups(
     shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], kind: ModelKind
 ) -> set[str]:
     """Embeddings whose gradient is sparse: of a vocabulary, and not tied to an output."""
-    if kind != "text-classifier":
+    if not kind.has_head:
         return set()
     vocabulary = config.get("vocab_size")
     return {name for name, shape in shapes.items() if len(shape) == 2 and shape[0] == vocabulary}

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from merging.experts.checkpoint import Checkpoint
-from merging.experts.examples import ModelKind
 from merging.experts.heads import Head
+from merging.kinds import ModelKind
 from merging.serving import assemble
 from merging.vectors.deltas import backbone_names
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from merging.errors import InvalidInput, NotReproduced
 from merging.experts.checkpoint import Checkpoint, digest_file
-from merging.experts.examples import ModelKind
-from merging.experts.expert import Expert
 from merging.experts.heads import Head
 from merging.models.coefficients import Coefficients
 from merging.safefile import Spec, write_tensors
 from merging.vectors.deltas import Source, backbone_names, summed_blocks
-from merging.vectors.preprocess import open_sources
+from merging.vectors.expert_set import ExpertSet
+from merging.vectors.preprocess import processed_sources
 
 SHARD_BYTES = 5_000_000_000
 # What a model directory needs beside its weights; nothing that could be code or a pickle.
@@ -29,12 +28,7 @@ Merged = Callable[[str], Tensor | Iterable[Tensor]]  # whole or in blocks, by ca
 
 
 def materialise(
-    base: Path,
-    experts: Sequence[Expert],
-    kind: ModelKind,
-    coefficients: Coefficients,
-    heads: Mapping[str, Head],
-    out: Path,
+    experts: ExpertSet, coefficients: Coefficients, heads: Mapping[str, Head], out: Path
 ) -> None:
     """Writes `model/`, `heads/<task>/` and `coefficients.safetensors` into `out`.
 
@@ -44,16 +38,13 @@ def materialise(
     Raises:
         InvalidInput: The coefficients belong to other experts or tensors.
     """
-    source = Checkpoint.open(base)
-    _check(source, experts, coefficients)
-    merged = _merger(source, experts, kind, coefficients)
+    _check(experts, coefficients)
     chosen = {task: heads[task] for task in coefficients.tasks}
-    write_model(source, kind, merged, chosen, out, coefficients)
+    write_model(experts, _merger(experts, coefficients), chosen, out, coefficients)
 
 
 def write_model(
-    base: Checkpoint,
-    kind: ModelKind,
+    experts: ExpertSet,
     merged: Merged,
     heads: Mapping[str, Head],
     out: Path,
@@ -64,7 +55,7 @@ def write_model(
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        _write_backbone(base, kind, merged, beside / "model")
+        _write_backbone(experts, merged, beside / "model")
         for task, head in heads.items():
             head.save(beside / "heads" / task)
         if coefficients is not None:
@@ -77,7 +68,7 @@ def write_model(
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def verify(base: Path, experts: Sequence[Expert], kind: ModelKind, merged: Path) -> None:
+def verify(experts: ExpertSet, merged: Path) -> None:
     """Builds a merged model's backbone again from its coefficients and compares every file.
 
     Raises:
@@ -86,9 +77,8 @@ def verify(base: Path, experts: Sequence[Expert], kind: ModelKind, merged: Path)
     coefficients = Coefficients.load(merged / COEFFICIENTS)
     with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".verify.") as folder:
         again = Path(folder) / "model"
-        source = Checkpoint.open(base)
-        _check(source, experts, coefficients)
-        _write_backbone(source, kind, _merger(source, experts, kind, coefficients), again)
+        _check(experts, coefficients)
+        _write_backbone(experts, _merger(experts, coefficients), again)
         for path in sorted(again.iterdir()):
             found = merged / "model" / path.name
             if not found.is_file() or digest_file(found) != digest_file(path):
@@ -124,10 +114,9 @@ def merged_blocks(
         yield block.to(original.dtype)
 
 
-def _merger(
-    base: Checkpoint, experts: Sequence[Expert], kind: ModelKind, coefficients: Coefficients
-) -> Merged:
-    sources = open_sources(base, experts, kind, coefficients.preprocess)
+def _merger(experts: ExpertSet, coefficients: Coefficients) -> Merged:
+    base = experts.base
+    sources = processed_sources(experts, coefficients.preprocess)
 
     def merged(name: str) -> Tensor | Iterable[Tensor]:
         if name not in coefficients.values:
@@ -137,14 +126,14 @@ def _merger(
     return merged
 
 
-def _write_backbone(source: Checkpoint, kind: ModelKind, merged: Merged, out: Path) -> None:
-    names = {source.tensors[name].key: name for name in backbone_names(source, kind)}
+def _write_backbone(experts: ExpertSet, merged: Merged, out: Path) -> None:
+    base = experts.base
+    names = {base.tensors[name].key: name for name in backbone_names(base, experts.kind)}
     specs = {
-        key: Spec(source.tensors[name].shape, source.tensors[name].dtype)
-        for key, name in names.items()
+        key: Spec(base.tensors[name].shape, base.tensors[name].dtype) for key, name in names.items()
     }
     out.mkdir(parents=True)
-    for path in sorted(source.directory.iterdir()):
+    for path in sorted(base.directory.iterdir()):
         if path.suffix in COMPANIONS and path.is_file() and not path.name.endswith(".index.json"):
             shutil.copyfile(path, out / path.name)
     shards = list(_shards(specs))
@@ -173,13 +162,12 @@ def _shards(specs: Mapping[str, Spec]) -> Iterator[dict[str, Spec]]:
     yield shard
 
 
-def _check(base: Checkpoint, experts: Sequence[Expert], coefficients: Coefficients) -> None:
-    tasks = tuple(expert.task for expert in experts)
-    unknown = sorted(set(coefficients.values) - set(base.tensors))
-    if tasks != coefficients.tasks or unknown:
+def _check(experts: ExpertSet, coefficients: Coefficients) -> None:
+    unknown = sorted(set(coefficients.values) - set(experts.base.tensors))
+    if experts.tasks != coefficients.tasks or unknown:
         raise InvalidInput(
             where="coefficients of a merged model",
-            expected=f"columns {list(tasks)} for tensors of {base.directory}",
+            expected=f"columns {list(experts.tasks)} for tensors of {experts.base.directory}",
             found=f"columns {list(coefficients.tasks)}, unknown tensors {unknown[:5]}",
             remedy="Give the experts that the coefficients were learned for, in their order.",
         )

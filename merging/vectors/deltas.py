@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from merging.experts.adapters import Adapter, LowRank, Scaling, is_adapter
+from merging.experts.adapters import Adapter, LowRank, Scaling
 from merging.experts.checkpoint import Checkpoint
-from merging.experts.examples import ModelKind
-from merging.experts.expert import Expert
+from merging.experts.expert import ExpertFiles
 from merging.experts.heads import Head
-from merging.serving import assemble
+from merging.kinds import ModelKind
 
 CACHED = 1 << 18  # numbers that are worked on at a time: 1 MB of fp32
 
@@ -61,20 +59,26 @@ class CombinedSource:
         return torch.cat(list(blocks)).view(zero.shape)
 
 
-def source_of(base: Checkpoint, expert: Expert, kind: ModelKind) -> Source:
-    """The task vector of an expert directory, full or adapter."""
-    if is_adapter(expert.directory):
-        return open_adapter(expert.directory, base, expert.head, kind)
-    return FullSource(base, Checkpoint.open(expert.directory))
+def source_of(
+    base: Checkpoint,
+    files: ExpertFiles,
+    head: Head,
+    parameters: Mapping[str, Sequence[str]],
+) -> Source:
+    """The task vector of an expert, full or adapter.
 
-
-def open_adapter(directory: Path, base: Checkpoint, head: Head, kind: ModelKind) -> Adapter:
-    """The task vector of an adapter directory.
+    Args:
+        base: The base checkpoint.
+        files: The expert's model.
+        head: Its head.
+        parameters: Names in the task model of each tensor of the base, by which adapters go.
 
     Raises:
         InvalidInput: A kind of adapter, or a tensor in it, that has no place in the base.
     """
-    return Adapter.open(directory, base, parameter_names(base, head, kind), head.tensors)
+    if files.is_adapter:
+        return Adapter.bind(files.adapter, base, parameters, head.tensors)
+    return FullSource(base, files.checkpoint)
 
 
 def summed_blocks(
@@ -137,61 +141,6 @@ def stacked_deltas(base: Checkpoint, sources: Sequence[Source], name: str) -> Te
 
 def backbone_names(checkpoint: Checkpoint, kind: ModelKind) -> list[str]:
     """The tensors that are merged for a kind of model; generators have no head of their own."""
-    if kind == "generator":
+    if not kind.has_head:
         return list(checkpoint.tensors)
     return [name for name in checkpoint.tensors if name not in checkpoint.head]
-
-
-def parameter_names(base: Checkpoint, head: Head, kind: ModelKind) -> dict[str, list[str]]:
-    """Trainable parameters of a task model that each tensor of the base is loaded into."""
-    model, used = _loaded(base, head, kind)
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    return {name: paths for name, paths in used.items() if trainable.intersection(paths)}
-
-
-def rebuilt_names(base: Checkpoint, head: Head, kind: ModelKind) -> set[str]:
-    """Tensors of the base that no parameter or buffer of the task model is.
-
-    transformers joins the experts of a mixture, for one, into one parameter while it loads them.
-    Unused ones, such as a pooler that the task model does not have, are among these too.
-    """
-    model, used = _loaded(base, head, kind)
-    buffers = tuple(name for name, _ in model.named_buffers())
-    names = (name for name in backbone_names(base, kind) if name not in used)
-    return {name for name in names if not any(b.endswith(name) for b in buffers)}
-
-
-def _loaded(
-    base: Checkpoint, head: Head, kind: ModelKind
-) -> tuple[nn.Module, dict[str, list[str]]]:
-    """A task model, and the parameters that each tensor of the base became.
-
-    transformers renames tensors while it loads them, so the way back is the memory they share.
-    """
-    tensors = {name: base.read(name).float() for name in backbone_names(base, kind)}
-    model = assemble(head.config, kind, {**tensors, **head.tensors})
-    by_address = {tensor.data_ptr(): name for name, tensor in tensors.items()}
-    used: dict[str, list[str]] = {}
-    for parameter, value in model.named_parameters(remove_duplicate=False):
-        name = by_address.get(value.data_ptr())
-        if name is not None and value.shape == tensors[name].shape:
-            used.setdefault(name, []).append(parameter)
-    return model, used
-
-
-def mergeable_names(base: Path, experts: Sequence[Expert], kind: ModelKind) -> list[str]:
-    """Canonical names of the tensors to merge: trainable in every task model, changed by an expert.
-
-    Buffers, integer tensors, frozen tensors and what only the base has (an unused pooler) are left
-    to the base.
-    """
-    source = Checkpoint.open(base)
-    used = [set(parameter_names(source, expert.head, kind)) for expert in experts]
-    common = set.intersection(*used) if used else set()
-    sources = [source_of(source, expert, kind) for expert in experts]
-    return [n for n in source.tensors if n in common and any(_changes(s, n) for s in sources)]
-
-
-def _changes(source: Source, name: str) -> bool:
-    delta = source.delta(name)
-    return bool(torch.count_nonzero(delta)) if isinstance(delta, Tensor) else delta is not None

@@ -1,6 +1,6 @@
 """Task vectors of matrices, changed before coefficients are learned for them.
 
-sources = open_sources(base, experts, "text-classifier", "tsv-m")    # in the experts' order
+    sources = processed_sources(experts, "tsv-m")    # in the experts' order
 
 Training-free merges look for directions in which experts do not disturb one another; coefficients say
 how far to go. So the one can be done before the other; docs/quality.md has what that is worth.
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from merging.experts.checkpoint import Checkpoint
-from merging.experts.examples import ModelKind
-from merging.experts.expert import Expert
 from merging.settings import Preprocess
-from merging.vectors.deltas import Delta, Source, source_of, stacked_deltas
+from merging.vectors.deltas import Delta, Source, stacked_deltas
+from merging.vectors.expert_set import ExpertSet
 from merging.vectors.spectral import iso_c_tensor, tsv_m_tensors
 
 
@@ -34,18 +33,15 @@ METHODS: Mapping[Preprocess, Callable[[Tensor], Tensor]] = {
 }
 
 
-def open_sources(
-    base: Checkpoint, experts: Sequence[Expert], kind: ModelKind, method: Preprocess
-) -> list[Source]:
+def processed_sources(experts: ExpertSet, method: Preprocess) -> Sequence[Source]:
     """The experts' task vectors, in their order, processed by `method`.
 
     What TSV-M makes of an expert depends on the others of the set.
     """
-    sources = [source_of(base, expert, kind) for expert in experts]
     if method == "none":
-        return sources
-    together = _Together(base, sources, METHODS[method])
-    return [_Processed(together, index) for index in range(len(sources))]
+        return experts.sources
+    together = _Together(experts.base, experts.sources, METHODS[method])
+    return [_Processed(together, index) for index in range(len(experts.sources))]
 
 
 @dataclass

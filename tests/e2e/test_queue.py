@@ -7,7 +7,6 @@ import time
 import pandas as pd
 import pytest
 
-from merging.experts.examples import INPUT_COLUMN, TARGET_COLUMN
 from tests.e2e import tiny
 
 pytestmark = pytest.mark.e2e
@@ -73,11 +72,11 @@ def test_experts_of_the_other_kinds_are_promoted_and_answer(kind, write, stack, 
     assert promoted.verdict == "promoted", promoted.reason
     table = pd.read_parquet(tmp_path / "expert/examples.parquet")
     model = mlflow.pyfunc.load_model(f"models:/{kind}@champion")
-    inputs = table[INPUT_COLUMN[kind]].tolist()
+    inputs = table[queue.family.kind.input_column].tolist()
     answers = [
         a.get("text", a.get("label")) for a in model.predict({"task": "task", "inputs": inputs})
     ]
-    targets = table[TARGET_COLUMN[kind]]
+    targets = table[queue.family.kind.target_column]
     expected = targets if kind == "generator" else targets.map({0: "below", 1: "above"})
     assert sum(a == b for a, b in zip(answers, expected, strict=True)) > len(table) / 2
 

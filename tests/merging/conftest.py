@@ -8,7 +8,7 @@ import shutil
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,10 @@ import torch
 from transformers import BertModel
 
 from merging.experts.expert import Expert, open_expert
+from merging.kinds import ModelKind
 from merging.models.coefficients import Coefficients
 from merging.models.materialise import materialise
-from merging.vectors.deltas import mergeable_names
+from merging.vectors.expert_set import ExpertSet
 from tests.merging.tiny import WORDS, bert_config, write_text_expert
 from tests.tiny_tokenizer import write_tokenizer
 
@@ -43,23 +44,23 @@ def text_expert_directories(text_base: Path) -> tuple[Path, ...]:
 @pytest.fixture(scope="session")
 def text_experts(text_expert_directories: tuple[Path, ...]) -> tuple[Expert, ...]:
     return tuple(
-        open_expert(f"task-{i}", directory, "text-classifier")
+        open_expert(f"task-{i}", directory, ModelKind.TEXT_CLASSIFIER)
         for i, directory in enumerate(text_expert_directories)
     )
 
 
 @pytest.fixture(scope="session")
-def merge_experts(text_base: Path) -> Callable[..., Coefficients]:
-    """Materialises text experts with the same coefficient everywhere."""
+def text_set(text_base: Path, text_experts: tuple[Expert, ...]) -> ExpertSet:
+    return ExpertSet.open(text_base, text_experts, ModelKind.TEXT_CLASSIFIER)
 
-    def merge(
-        experts: Sequence[Expert], out: Path, value: float, columns: int | None = None
-    ) -> Coefficients:
-        chosen = experts[:columns]
-        names = mergeable_names(text_base, chosen, "text-classifier")
-        coefficients = Coefficients.constant([e.task for e in chosen], names, value)
-        heads = {e.task: e.head for e in chosen}
-        materialise(text_base, chosen, "text-classifier", coefficients, heads, out)
+
+@pytest.fixture(scope="session")
+def merge_experts() -> Callable[..., Coefficients]:
+    """Materialises experts with the same coefficient everywhere."""
+
+    def merge(experts: ExpertSet, out: Path, value: float) -> Coefficients:
+        coefficients = Coefficients.constant(experts.tasks, experts.names, value)
+        materialise(experts, coefficients, experts.heads, out)
         return coefficients
 
     return merge

@@ -40,16 +40,19 @@ from transformers import (
 )
 
 from merging.experts.checkpoint import Checkpoint
-from merging.experts.examples import ModelKind
-from merging.experts.expert import open_expert, read_head
+from merging.experts.expert import ExpertFiles, open_expert, read_head
+from merging.experts.heads import Head
 from merging.gate.artifact import check_weights
+from merging.kinds import ModelKind
 from merging.learning.learn import learn_coefficients
 from merging.learning.taskmodels import TaskModels
 from merging.models.evaluate import evaluate
 from merging.models.materialise import materialise, verify
 from merging.preflight import check_expert
 from merging.settings import MergeSettings
+from merging.vectors.backbone import Backbone
 from merging.vectors.deltas import backbone_names
+from merging.vectors.expert_set import ExpertSet
 from tests.merging.tiny import (
     WORDS,
     bart_config,
@@ -80,21 +83,23 @@ class Case:
 def vit() -> Case:
     config = ViTConfig(**VIT)
     base = ViTModel(config)  # with a pooler that no expert has
-    return Case("image-classifier", base, _experts(ViTForImageClassification, config, base, "vit"))
+    return Case(
+        ModelKind.IMAGE_CLASSIFIER, base, _experts(ViTForImageClassification, config, base, "vit")
+    )
 
 
 def deit() -> Case:  # transformers has two classifiers for it; a size may be height and width
     config = DeiTConfig(**{**VIT, "image_size": [16, 16]})
     base = DeiTModel(config, add_pooling_layer=False)
     experts = _experts(DeiTForImageClassification, config, base, "deit")
-    return Case("image-classifier", base, experts)
+    return Case(ModelKind.IMAGE_CLASSIFIER, base, experts)
 
 
 def dinov2() -> Case:
     config = Dinov2Config(**SMALL, image_size=16, patch_size=8)
     base = Dinov2Model(config)
     experts = _experts(Dinov2ForImageClassification, config, base, "dinov2")
-    return Case("image-classifier", base, experts)
+    return Case(ModelKind.IMAGE_CLASSIFIER, base, experts)
 
 
 def gpt2_classifier() -> Case:
@@ -102,7 +107,7 @@ def gpt2_classifier() -> Case:
     config.update(TOKENS)
     base = GPT2Model(config)
     experts = _experts(GPT2ForSequenceClassification, config, base, "transformer")
-    return Case("text-classifier", base, experts)
+    return Case(ModelKind.TEXT_CLASSIFIER, base, experts)
 
 
 def t5() -> Case:
@@ -110,21 +115,21 @@ def t5() -> Case:
     config.update(TOKENS)
     base = T5ForConditionalGeneration(config)
     experts = [_copy(T5ForConditionalGeneration, config, base, i) for i in range(2)]
-    return Case("generator", base, experts, AutoModelForSeq2SeqLM)
+    return Case(ModelKind.GENERATOR, base, experts, AutoModelForSeq2SeqLM)
 
 
 def bart() -> Case:  # its positions are looked up two rows behind where its input says
     config = bart_config(width=16)
     base = BartForConditionalGeneration(config)
     experts = [_copy(BartForConditionalGeneration, config, base, i) for i in range(2)]
-    return Case("generator", base, experts, AutoModelForSeq2SeqLM)
+    return Case(ModelKind.GENERATOR, base, experts, AutoModelForSeq2SeqLM)
 
 
 def llama() -> Case:
     config = LlamaConfig(**SMALL, intermediate_size=32, vocab_size=VOCABULARY, **TOKENS)
     base = LlamaForCausalLM(config)  # its output layer is a tensor of its own, and is merged too
     experts = [_copy(LlamaForCausalLM, config, base, i) for i in range(2)]
-    return Case("generator", base, experts, AutoModelForCausalLM)
+    return Case(ModelKind.GENERATOR, base, experts, AutoModelForCausalLM)
 
 
 def gpt2() -> Case:
@@ -132,7 +137,7 @@ def gpt2() -> Case:
     config.update(TOKENS)
     base = GPT2LMHeadModel(config)  # output layer tied to the embedding
     experts = [_copy(GPT2LMHeadModel, config, base, i) for i in range(2)]
-    return Case("generator", base, experts, AutoModelForCausalLM)
+    return Case(ModelKind.GENERATOR, base, experts, AutoModelForCausalLM)
 
 
 def _experts(
@@ -155,9 +160,9 @@ def _copy(cls: type, config: object, base: PreTrainedModel, seed: int) -> PreTra
 
 CASES = [vit, deit, dinov2, gpt2_classifier, t5, bart, llama, gpt2]
 TABLES = {
-    "image-classifier": image_table,
-    "generator": generation_table,
-    "text-classifier": lambda seed: text_table(seed).assign(
+    ModelKind.IMAGE_CLASSIFIER: image_table,
+    ModelKind.GENERATOR: generation_table,
+    ModelKind.TEXT_CLASSIFIER: lambda seed: text_table(seed).assign(
         label=lambda t: t["label"].str[-1:].astype(int)
     ),
 }
@@ -172,7 +177,7 @@ def test_every_kind_goes_the_whole_way(
     made = case()
     base = tmp_path / "base"
     made.base.to(dtype).save_pretrained(base, max_shard_size="20KB")
-    if made.kind == "image-classifier":
+    if made.kind.reads_images:
         ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(base)
     else:
         write_tokenizer(base, WORDS)
@@ -180,19 +185,19 @@ def test_every_kind_goes_the_whole_way(
     for number, model in enumerate(made.experts):
         directory = tmp_path / f"expert-{number}"
         save_expert(model.to(dtype), directory, TABLES[made.kind](number))
-        assert check_expert(base, directory, made.kind) == ()
-        experts.append(open_expert(f"task-{number}", directory, made.kind))
-        assert bool(experts[-1].split.gate.labels) == (made.kind != "generator")
+        files = ExpertFiles(directory)
+        assert check_expert(Checkpoint.open(base), files, made.kind) == ()
+        experts.append(open_expert(f"task-{number}", files, made.kind))
+        assert bool(experts[-1].split.gate.labels) == made.kind.has_head
     settings = MergeSettings(steps=8, batch_size=64, learning_rate=0.05)
-    learned = learn_coefficients(
-        base, experts, made.kind, settings, work=tmp_path / "work", device=CPU
-    )
+    merged_set = ExpertSet.open(base, experts, made.kind)
+    learned = learn_coefficients(merged_set, settings, work=tmp_path / "work", device=CPU)
     losses = [sum(record.losses.values()) for record in learned.history[1:]]
     assert losses[-1] < losses[0]
     out = tmp_path / "out"
-    materialise(base, experts, made.kind, learned.coefficients, learned.heads, out)
-    verify(base, experts, made.kind, out)
-    original, merged = Checkpoint.open(base), Checkpoint.open(out / "model")
+    materialise(merged_set, learned.coefficients, learned.heads, out)
+    verify(merged_set, out)
+    original, merged = merged_set.base, Checkpoint.open(out / "model")
     assert {n: (i.shape, i.dtype) for n, i in original.tensors.items()} == {
         n: (i.shape, i.dtype) for n, i in merged.tensors.items()
     }
@@ -201,7 +206,8 @@ def test_every_kind_goes_the_whole_way(
     loaded = made.loader.from_pretrained(out / "model")
     assert all(bool(torch.isfinite(p).all()) for p in loaded.parameters())
     gate = experts[0].split.gate
-    outcomes = evaluate(out / "model", out / "heads/task-0", gate, CPU)
+    head = Head.load(out / "heads/task-0", "task-0")
+    outcomes = evaluate(Backbone.of(merged, made.kind), head, gate, CPU)
     assert outcomes.keys == gate.keys
 
 
@@ -210,7 +216,8 @@ def test_images_prepared_in_another_way_are_refused(tmp_path: Path) -> None:
     for name, model, side in (("base", made.base, 16), ("expert", made.experts[0], 8)):
         save_expert(model, tmp_path / name, image_table(0))
         ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(tmp_path / name)
-    (mismatch,) = check_expert(tmp_path / "base", tmp_path / "expert", made.kind)
+    base, expert = Checkpoint.open(tmp_path / "base"), ExpertFiles(tmp_path / "expert")
+    (mismatch,) = check_expert(base, expert, made.kind)
     assert mismatch.tensor == "preprocessor.size"
 
 
@@ -220,9 +227,9 @@ def test_only_plain_embeddings_are_read_by_row(tmp_path: Path) -> None:
     config.update(LABELS)
     OPTForSequenceClassification(config).save_pretrained(tmp_path)
     checkpoint = Checkpoint.open(tmp_path)
-    names = backbone_names(checkpoint, "text-classifier")
-    head = read_head("task", tmp_path, "text-classifier")
-    models = TaskModels(checkpoint, [head], "text-classifier", names, CPU)
+    names = backbone_names(checkpoint, ModelKind.TEXT_CLASSIFIER)
+    head = read_head("task", ExpertFiles(tmp_path), ModelKind.TEXT_CLASSIFIER)
+    models = TaskModels(checkpoint, [head], ModelKind.TEXT_CLASSIFIER, names, CPU)
     assert list(models.lookups) == ["decoder.embed_tokens.weight"]
 
 
@@ -234,7 +241,8 @@ def test_parameters_that_loading_joins_are_refused(tmp_path: Path) -> None:
     base.save_pretrained(tmp_path / "base")
     write_tokenizer(tmp_path / "base", WORDS)
     save_expert(moved(base, 0), tmp_path / "expert", generation_table(0))
-    found = check_expert(tmp_path / "base", tmp_path / "expert", "generator")
+    opened = Checkpoint.open(tmp_path / "base"), ExpertFiles(tmp_path / "expert")
+    found = check_expert(*opened, ModelKind.GENERATOR)
     assert len(found) == 2 * 8 * 3  # layers, experts and their matrices
     assert all("experts" in m.tensor and "transformers" in m.found for m in found)
 
@@ -244,17 +252,13 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     made.base.save_pretrained(tmp_path / "base")
     write_tokenizer(tmp_path / "base", WORDS)
     directory = save_expert(made.experts[0], tmp_path / "expert", generation_table(0))
-    expert = open_expert("task", directory, "generator")
+    expert = open_expert("task", directory, ModelKind.GENERATOR)
     settings = MergeSettings(steps=2, batch_size=2)
-    learned = learn_coefficients(
-        tmp_path / "base", [expert], "generator", settings, work=tmp_path / "w", device=CPU
-    )
+    alone = ExpertSet.open(tmp_path / "base", [expert], ModelKind.GENERATOR)
+    learned = learn_coefficients(alone, settings, work=tmp_path / "w", device=CPU)
     assert "lm_head.weight" not in learned.coefficients.values
     assert "wte.weight" in learned.coefficients.values
-    heads = {"task": expert.head}
-    materialise(
-        tmp_path / "base", [expert], "generator", learned.coefficients, heads, tmp_path / "out"
-    )
+    materialise(alone, learned.coefficients, alone.heads, tmp_path / "out")
     assert "lm_head.weight" not in load_file(tmp_path / "out/model/model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out/model")
     assert model.lm_head.weight is model.transformer.wte.weight

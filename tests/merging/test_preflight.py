@@ -9,15 +9,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merging.errors import InvalidInput
-from merging.experts.examples import ModelKind
-from merging.preflight import check_base, check_expert
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.expert import ExpertFiles
+from merging.kinds import ModelKind
+from merging.preflight import Mismatch, check_base, check_expert
 
-KIND = "text-classifier"
 Copy = Callable[[Path], Path]
 
 
+def check(base: Path, expert: Path) -> tuple[Mismatch, ...]:
+    files = ExpertFiles(expert)
+    return check_expert(Checkpoint.open(base), files, ModelKind.TEXT_CLASSIFIER)
+
+
 def test_a_good_expert_passes(text_base: Path, text_expert_directories: tuple[Path, ...]) -> None:
-    assert check_expert(text_base, text_expert_directories[0], KIND) == ()
+    assert check(text_base, text_expert_directories[0]) == ()
 
 
 def change_tensor(directory: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -68,7 +74,7 @@ def test_wrong_tensors_are_named(
 ) -> None:
     expert = copy_of(text_expert_directories[0])
     change_tensor(expert, change)
-    assert named in [m.tensor for m in check_expert(text_base, expert, KIND)]
+    assert named in [m.tensor for m in check(text_base, expert)]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_a_classifier_that_does_not_give_one_label_is_named(
     expert = copy_of(text_expert_directories[0])
     config = json.loads((expert / "config.json").read_text())
     (expert / "config.json").write_text(json.dumps({**config, **change}))
-    (mismatch,) = check_expert(text_base, expert, KIND)
+    (mismatch,) = check(text_base, expert)
     assert str(change["problem_type"]) in mismatch.found
 
 
@@ -98,9 +104,7 @@ def test_another_architecture_is_named(
     config = json.loads((expert / "config.json").read_text())
     config["num_attention_heads"] = 4
     (expert / "config.json").write_text(json.dumps(config))
-    assert [m.tensor for m in check_expert(text_base, expert, KIND)] == [
-        "config.num_attention_heads"
-    ]
+    assert [m.tensor for m in check(text_base, expert)] == ["config.num_attention_heads"]
 
 
 def test_a_task_vector_of_zero_is_refused(
@@ -109,7 +113,7 @@ def test_a_task_vector_of_zero_is_refused(
     expert = copy_of(text_expert_directories[0])
     base = load_file(text_base / "model.safetensors")
     change_tensor(expert, lambda t: t.update({f"bert.{n}": v for n, v in base.items()}))
-    (mismatch,) = check_expert(text_base, expert, KIND)
+    (mismatch,) = check(text_base, expert)
     assert mismatch.tensor == "task vector"
     assert "zero" in mismatch.found
 
@@ -119,7 +123,7 @@ def test_a_pickle_is_refused(
 ) -> None:
     expert = copy_of(text_expert_directories[0])
     (expert / "model.safetensors").rename(expert / "pytorch_model.bin")
-    (mismatch,) = check_expert(text_base, expert, KIND)
+    (mismatch,) = check(text_base, expert)
     assert "pytorch_model.bin" in mismatch.found
 
 
@@ -130,7 +134,7 @@ def test_another_tokenizer_is_refused(
     content = json.loads((text_base / "tokenizer.json").read_text())
     content["model"]["vocab"]["zzz"] = 3
     (expert / "tokenizer.json").write_text(json.dumps(content))
-    assert [m.tensor for m in check_expert(text_base, expert, KIND)] == ["tokenizer"]
+    assert [m.tensor for m in check(text_base, expert)] == ["tokenizer"]
 
 
 @pytest.mark.parametrize(
@@ -142,8 +146,8 @@ def test_another_tokenizer_is_refused(
         ("generator", "config.json"),
     ],
 )
-def test_a_base_that_is_not_whole_is_refused_by_its_files(kind: ModelKind, missing: str) -> None:
+def test_a_base_that_is_not_whole_is_refused_by_its_files(kind: str, missing: str) -> None:
     whole = {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"}
-    check_base(whole, kind, "s3://bucket/base")
+    check_base(whole, ModelKind(kind), "s3://bucket/base")
     with pytest.raises(InvalidInput, match="s3://bucket/base: expected a checkpoint"):
-        check_base(whole - {missing}, kind, "s3://bucket/base")
+        check_base(whole - {missing}, ModelKind(kind), "s3://bucket/base")

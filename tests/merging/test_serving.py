@@ -10,19 +10,23 @@ import pytest
 import torch
 
 from merging.experts.expert import Expert
+from merging.experts.heads import Head
+from merging.kinds import ModelKind
 from merging.models.evaluate import evaluate
 from merging.serving import TaskError, _load_pyfunc
+from merging.vectors.backbone import Backbone
+from merging.vectors.expert_set import ExpertSet
 
 
 @pytest.fixture(scope="session")
 def served(
-    text_experts: tuple[Expert, ...],
+    text_set: ExpertSet,
     merge_experts: Callable[..., object],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     out = tmp_path_factory.mktemp("served") / "model"
-    merge_experts(text_experts, out, 0.4)
-    write_manifest(out, "text-classifier")
+    merge_experts(text_set, out, 0.4)
+    write_manifest(out, text_set.kind)
     return out
 
 
@@ -39,7 +43,9 @@ def test_answers_agree_with_evaluation(served: Path, text_experts: tuple[Expert,
     model = _load_pyfunc(str(served))
     gate = text_experts[1].split.gate
     answers = model.predict({"task": "task-1", "inputs": list(gate.inputs)})
-    outcomes = evaluate(served / "model", served / "heads/task-1", gate, torch.device("cpu"))
+    head = Head.load(served / "heads/task-1", "task-1")
+    backbone = Backbone.open(served / "model", ModelKind.TEXT_CLASSIFIER)
+    outcomes = evaluate(backbone, head, gate, torch.device("cpu"))
     assert [a["label"] for a in answers] == [gate.labels[i] for i in outcomes.predicted]
     assert sum(answers[0]["scores"].values()) == pytest.approx(1)
 

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from merging.vectors.expert_set import ExpertSet
 from tests.tiny_tokenizer import SPECIAL
 
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u")]
@@ -75,6 +76,11 @@ def write_text_expert(base: Path, directory: Path, seed: int, scale: float = 0.0
     model.save_pretrained(directory)
     text_table(seed).to_json(directory / "examples.jsonl", orient="records", lines=True)
     return directory
+
+
+def first(experts: ExpertSet, count: int) -> ExpertSet:
+    """A set of the first few experts of another."""
+    return experts.only(experts.tasks[:count])
 
 
 def save_expert(model: PreTrainedModel, directory: Path, examples: pd.DataFrame) -> Path:

@@ -13,6 +13,7 @@ from PIL import Image
 from infra.contracts import check_examples, check_gate_report, data_docs
 from merging.gate import GatePolicy, GateReport
 from merging.gate.decision import TaskScores, decide
+from merging.kinds import ModelKind
 from merging.models.outcomes import Outcomes
 
 POLICY = GatePolicy(minimum_examples=90)
@@ -26,7 +27,7 @@ def reviews(**columns) -> pd.DataFrame:
     return table.assign(**columns)
 
 
-def check(table, kind="text-classifier", labels=LABELS, policy=POLICY, **options):
+def check(table, kind=ModelKind.TEXT_CLASSIFIER, labels=LABELS, policy=POLICY, **options):
     return check_examples(table, kind, labels, policy, **options)
 
 
@@ -136,17 +137,17 @@ def test_images_have_to_be_readable():
     images = [png(i + 1) for i in range(300)]
     table = pd.DataFrame({"image": images, "label": [i % 2 for i in range(300)]})
     table["split"] = ["calibration"] * 100 + ["gate"] * 200
-    assert check(table, "image-classifier").passed
+    assert check(table, ModelKind.IMAGE_CLASSIFIER).passed
     table.loc[5, "image"] = b"<svg/>"
-    assert "readable" in broken(check(table, "image-classifier"))
+    assert "readable" in broken(check(table, ModelKind.IMAGE_CLASSIFIER))
 
 
 def test_generation_needs_texts_on_both_ends():
     table = reviews().rename(columns={"text": "input", "label": "target"})
-    assert check(table, "generator", ()).passed
+    assert check(table, ModelKind.GENERATOR, ()).passed
     table["target"] = table["target"].astype(object)
     table.loc[200, "target"] = 5
-    assert "Every target must be a text" in broken(check(table, "generator", ()))
+    assert "Every target must be a text" in broken(check(table, ModelKind.GENERATOR, ()))
 
 
 def test_data_docs_say_of_every_rule_what_it_asks_for_and_found():

@@ -26,6 +26,7 @@ from infra.report.summary import gate_metrics, markdown_summary, summary_rows
 from merging.experts.examples import Examples
 from merging.gate import GatePolicy, GateReport
 from merging.gate.decision import TaskScores, decide
+from merging.kinds import ModelKind
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
 from merging.models.outcomes import Outcomes
@@ -65,7 +66,9 @@ def broken_contract() -> ContractResult:
     """A label that the expert does not know, and that looks like markup."""
     texts = [f"review {i}" for i in range(300)]
     table = pd.DataFrame({"text": texts, "label": ["good"] * 299 + [HOSTILE]})
-    result = check_examples(table, "text-classifier", ("good",), GatePolicy(), task="reviews")
+    result = check_examples(
+        table, ModelKind.TEXT_CLASSIFIER, ("good",), GatePolicy(), task="reviews"
+    )
     return replace(result, name=HOSTILE, warnings=(HOSTILE,))
 
 
@@ -260,7 +263,9 @@ def test_numbers_stay_beside_their_task_where_an_expert_gains_nothing(tmp_path):
 
 
 def test_flips_come_with_their_content_and_label_names():
-    examples = Examples("text-classifier", ("one", "two"), (0, 1), ("k1", "k2"), ("bad", "good"))
+    examples = Examples(
+        ModelKind.TEXT_CLASSIFIER, ("one", "two"), (0, 1), ("k1", "k2"), ("bad", "good")
+    )
     before = Outcomes(("k1", "k2"), (0, 1), (0, 1))
     now = Outcomes(("k1", "k2"), (0, 0), (0, 1))
     (flip,) = collect_flips(("k2",), examples, now, before)

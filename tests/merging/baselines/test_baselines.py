@@ -10,7 +10,6 @@ import torch
 from merging.baselines.baseline import ALL_METHODS, baseline, choose_scale, write_baseline
 from merging.baselines.linear_systems import Moments, conjugate_gradient, mats_layer, regmean_layer
 from merging.baselines.training_free import (
-    ExpertSet,
     dare,
     iso_c_tensor,
     ties_tensor,
@@ -18,9 +17,8 @@ from merging.baselines.training_free import (
 )
 from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint
-from merging.experts.expert import Expert
-
-KIND = "text-classifier"
+from merging.vectors.expert_set import ExpertSet
+from tests.merging.tiny import first
 
 
 def test_ties_by_hand() -> None:
@@ -30,10 +28,8 @@ def test_ties_by_hand() -> None:
     torch.testing.assert_close(found, torch.tensor([2.0, 4.0, 5.0, -3.0]))
 
 
-def test_dare_keeps_a_tenth_and_its_expectation(
-    text_base: Path, text_experts: tuple[Expert, ...]
-) -> None:
-    experts = ExpertSet.open(text_base, text_experts[:1], KIND)
+def test_dare_keeps_a_tenth_and_its_expectation(text_set: ExpertSet) -> None:
+    experts = first(text_set, 1)
     name = "embeddings.word_embeddings.weight"
     found = dare(experts)[name]
     whole = dict(experts.stacks())[name][0]
@@ -90,31 +86,27 @@ def test_mats_solves_its_kronecker_system() -> None:
 
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_merging_one_expert_with_itself_gives_that_direction(
-    text_base: Path, text_experts: tuple[Expert, ...], method: str
+    text_set: ExpertSet, method: str
 ) -> None:
-    expert = text_experts[0]
-    found = baseline(text_base, [expert], KIND, method)
+    alone = first(text_set, 1)
+    found = baseline(alone, method)
     name = "encoder.layer.0.attention.self.query.weight"
-    delta = dict(ExpertSet.open(text_base, [expert], KIND).stacks())[name][0]
+    delta = dict(alone.stacks())[name][0]
     cosine = torch.nn.functional.cosine_similarity(found[name].flatten(), delta.flatten(), dim=0)
     assert float(cosine) > {"dare": 0.2, "ties": 0.6, "iso-c": 0.5}.get(method, 0.999)
 
 
-def test_a_baseline_becomes_a_model(
-    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
-) -> None:
-    delta = baseline(text_base, text_experts, KIND, "task-arithmetic")
+def test_a_baseline_becomes_a_model(text_set: ExpertSet, tmp_path: Path) -> None:
+    delta = baseline(text_set, "task-arithmetic")
     device = torch.device("cpu")
-    scale = choose_scale(
-        text_base, text_experts, KIND, delta, scales=(0.0, 0.4), examples=20, device=device
-    )
+    scale = choose_scale(text_set, delta, scales=(0.0, 0.4), examples=20, device=device)
     assert scale in (0.0, 0.4)
-    write_baseline(text_base, text_experts, KIND, delta, 0.4, tmp_path / "out")
+    write_baseline(text_set, delta, 0.4, tmp_path / "out")
     name = "pooler.dense.weight"
     merged = Checkpoint.open(tmp_path / "out/model").read(name)
-    torch.testing.assert_close(merged, Checkpoint.open(text_base).read(name) + 0.4 * delta[name])
+    torch.testing.assert_close(merged, text_set.base.read(name) + 0.4 * delta[name])
 
 
-def test_an_unknown_method_is_refused(text_base: Path, text_experts: tuple[Expert, ...]) -> None:
+def test_an_unknown_method_is_refused(text_set: ExpertSet) -> None:
     with pytest.raises(InvalidInput, match="tsv-m"):
-        baseline(text_base, text_experts, KIND, "magic")
+        baseline(text_set, "magic")

@@ -12,20 +12,23 @@ from safetensors.torch import load_file
 from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from merging.experts.checkpoint import Checkpoint
-from merging.experts.expert import Expert, open_expert
+from merging.experts.expert import Expert, ExpertFiles, open_expert
+from merging.kinds import ModelKind
 from merging.learning.learn import learn_coefficients
 from merging.models.coefficients import Coefficients
 from merging.models.evaluate import evaluate
 from merging.models.materialise import materialise
 from merging.preflight import check_expert
 from merging.settings import MergeSettings
-from merging.vectors.deltas import dense_delta, mergeable_names, source_of
+from merging.vectors.backbone import Backbone
+from merging.vectors.deltas import dense_delta
+from merging.vectors.expert_set import ExpertSet
 from merging.vectors.mapped import TaskVectors, build_vectors
 from merging.vectors.stacks import LowRankPart, ScalingPart
 from tests.merging.tiny import WORDS, generation_table, moved, text_table
 from tests.tiny_tokenizer import SPECIAL, write_tokenizer
 
-KIND = "text-classifier"
+KIND = ModelKind.TEXT_CLASSIFIER
 CPU = torch.device("cpu")
 LORA = LoraConfig(r=3, lora_alpha=7, task_type="SEQ_CLS", target_modules=["query", "dense"])
 VARIANTS = {
@@ -72,11 +75,11 @@ def test_an_adapter_with_coefficient_one_is_what_peft_merges(
     text_base: Path, tmp_path: Path, variant: str
 ) -> None:
     expected = write_adapter(text_base, tmp_path / "a", VARIANTS[variant], 1)
-    assert check_expert(text_base, tmp_path / "a", KIND) == ()
+    assert check_expert(Checkpoint.open(text_base), ExpertFiles(tmp_path / "a"), KIND) == ()
     expert = open_expert("task", tmp_path / "a", KIND)
-    names = mergeable_names(text_base, [expert], KIND)
-    ones = Coefficients.constant(["task"], names, 1.0)
-    materialise(text_base, [expert], KIND, ones, {"task": expert.head}, tmp_path / "out")
+    alone = ExpertSet.open(text_base, [expert], KIND)
+    ones = Coefficients.constant(["task"], alone.names, 1.0)
+    materialise(alone, ones, alone.heads, tmp_path / "out")
     merged = Checkpoint.open(tmp_path / "out/model")
     for name in merged.tensors:
         torch.testing.assert_close(
@@ -84,8 +87,8 @@ def test_an_adapter_with_coefficient_one_is_what_peft_merges(
         )
     assert torch.equal(expert.head.tensors["classifier.weight"], expected["classifier.weight"])
     gate = expert.split.gate
-    own = evaluate(expert.directory, expert.head, gate, CPU, base=text_base)
-    assert own == evaluate(tmp_path / "out/model", expert.head, gate, CPU)
+    own = evaluate(alone.backbone("task"), expert.head, gate, CPU)
+    assert own == evaluate(Backbone.of(merged, KIND), expert.head, gate, CPU)
 
 
 def test_fan_in_fan_out_weights_are_transposed(tmp_path: Path) -> None:
@@ -101,13 +104,10 @@ def test_fan_in_fan_out_weights_are_transposed(tmp_path: Path) -> None:
     GPT2LMHeadModel.from_pretrained(tmp_path / "base").config.save_pretrained(tmp_path / "a")
     adapted.save_pretrained(tmp_path / "a")
     generation_table(0).to_parquet(tmp_path / "a/examples.parquet")
-    expert = open_expert("task", tmp_path / "a", "generator")
-    source = Checkpoint.open(tmp_path / "base")
-    delta = dense_delta(
-        source_of(source, expert, "generator").delta("h.0.attn.c_attn.weight"),
-        source,
-        "h.0.attn.c_attn.weight",
-    )
+    expert = open_expert("task", tmp_path / "a", ModelKind.GENERATOR)
+    alone = ExpertSet.open(tmp_path / "base", [expert], ModelKind.GENERATOR)
+    name = "h.0.attn.c_attn.weight"
+    delta = dense_delta(alone.sources[0].delta(name), alone.base, name)
     layer = adapted.base_model.model.transformer.h[0].attn.c_attn
     torch.testing.assert_close(delta, layer.get_delta_weight("default").detach())
 
@@ -128,9 +128,8 @@ def test_factored_products_equal_dense_ones(
     rows: bool,
 ) -> None:
     experts = [*adapters, text_experts[0]]
-    base = Checkpoint.open(text_base)
-    names = mergeable_names(text_base, experts, KIND)
-    sources = [source_of(base, e, KIND) for e in experts]
+    mixed = ExpertSet.open(text_base, experts, KIND)
+    base, names, sources = mixed.base, mixed.names, mixed.sources
     build_vectors(tmp_path / "v.safetensors", base, sources, names)
     vectors = TaskVectors(tmp_path / "v.safetensors")
     forms = {type(part) for name in names for part in vectors.stack(name).parts}
@@ -158,7 +157,8 @@ def test_adapters_and_full_checkpoints_learn_together(
 ) -> None:
     experts = [adapters[0], text_experts[0], adapters[3]]
     settings = MergeSettings(steps=8, batch_size=64, learning_rate=0.05, objective="labels")
-    learned = learn_coefficients(text_base, experts, KIND, settings, work=tmp_path, device=CPU)
+    mixed = ExpertSet.open(text_base, experts, KIND)
+    learned = learn_coefficients(mixed, settings, work=tmp_path, device=CPU)
     losses = [sum(record.losses.values()) for record in learned.history[1:]]
     assert losses[-1] < losses[0]
 
@@ -177,7 +177,7 @@ def test_an_adapter_that_is_no_plain_product_is_refused(
     write_adapter(text_base, tmp_path / "a", VARIANTS["lora"], 1)
     config = json.loads((tmp_path / "a/adapter_config.json").read_text())
     (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, **changes}))
-    (mismatch,) = check_expert(text_base, tmp_path / "a", KIND)
+    (mismatch,) = check_expert(Checkpoint.open(text_base), ExpertFiles(tmp_path / "a"), KIND)
     assert all(name in mismatch.found for name in changes)
 
 
@@ -186,4 +186,4 @@ def test_a_pickled_adapter_is_refused(text_base: Path, tmp_path: Path) -> None:
     weights = tmp_path / "a/adapter_model.safetensors"
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    assert check_expert(text_base, tmp_path / "a", KIND)
+    assert check_expert(Checkpoint.open(text_base), ExpertFiles(tmp_path / "a"), KIND)

@@ -7,8 +7,9 @@ import pytest
 
 from merging.errors import InvalidInput
 from merging.experts.examples import read_table, split_examples
+from merging.kinds import ModelKind
 
-KIND = "text-classifier"
+KIND = ModelKind.TEXT_CLASSIFIER
 LABELS = ("no", "yes")
 
 

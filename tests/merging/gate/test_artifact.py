@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from merging.gate.artifact import check_latency, check_weights
+from merging.kinds import ModelKind
 
-KIND = "text-classifier"
+KIND = ModelKind.TEXT_CLASSIFIER
 CONFIG = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 4}
 
 

@@ -11,19 +11,23 @@ from transformers import ViTConfig, ViTImageProcessorPil
 
 from merging.errors import InvalidInput
 from merging.experts.examples import split_examples
+from merging.kinds import ModelKind
 from merging.learning.batches import encode_examples
 from merging.serving import Encoder
 from tests.merging.tiny import image_table
 
+KIND = ModelKind.IMAGE_CLASSIFIER
+
 
 def encoder(directory: Path, **settings: object) -> Encoder:
-    ViTConfig().save_pretrained(directory)
+    config = ViTConfig()
+    config.save_pretrained(directory)
     ViTImageProcessorPil(size={"height": 16, "width": 16}, **settings).save_pretrained(directory)
-    return Encoder(directory, "image-classifier", {})
+    return Encoder(directory, KIND, config.to_dict())
 
 
 def test_images_mapped_from_a_file_are_those_in_memory(tmp_path: Path) -> None:
-    examples = split_examples(image_table(0), "image-classifier", ["dark", "bright"]).gate
+    examples = split_examples(image_table(0), KIND, ["dark", "bright"]).gate
     found = encoder(tmp_path)
     kept = encode_examples(found, examples, seq2seq=False)
     for _ in range(2):  # written, and then read
@@ -39,7 +43,7 @@ def test_images_of_two_sizes_are_refused_and_nothing_is_left(tmp_path: Path) -> 
         buffer = io.BytesIO()
         Image.new("RGB", (width, 16)).save(buffer, "PNG")
         rows.append({"image": buffer.getvalue(), "label": label, "split": "gate"})
-    examples = split_examples(pd.DataFrame(rows), "image-classifier", ["dark", "bright"]).gate
+    examples = split_examples(pd.DataFrame(rows), KIND, ["dark", "bright"]).gate
     with pytest.raises(InvalidInput, match="preprocessor_config"):
         encode_examples(
             encoder(tmp_path, do_resize=False), examples, seq2seq=False, images=tmp_path / "images"

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from merging.experts.expert import Expert
 from merging.learning.learn import learn_coefficients
 from merging.settings import MergeSettings
+from merging.vectors.expert_set import ExpertSet
 
 GOLDEN = Path(__file__).parent / "golden.json"
 PLAIN = {
@@ -50,15 +50,12 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_trajectory(
     case: str,
-    text_base: Path,
-    text_experts: tuple[Expert, ...],
+    text_set: ExpertSet,
     tmp_path: Path,
 ) -> None:
     settings = MergeSettings(**{**PLAIN, **CASES[case]})
     learned = learn_coefficients(
-        text_base,
-        text_experts,
-        "text-classifier",
+        text_set,
         settings,
         work=tmp_path,
         device=torch.device("cpu"),

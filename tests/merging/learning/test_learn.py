@@ -8,13 +8,13 @@ import torch
 from transformers import AutoModel
 
 from merging.errors import InvalidInput
-from merging.experts.checkpoint import Checkpoint
-from merging.experts.expert import Expert
 from merging.experts.heads import Head
 from merging.learning.learn import learn_coefficients
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
 from merging.settings import MergeSettings, Objective
+from merging.vectors.expert_set import ExpertSet
+from tests.merging.tiny import first
 
 CPU = torch.device("cpu")
 FAST = MergeSettings(steps=10, row_share=0.4, batch_size=4, evaluate_every=2, learning_rate=0.05)
@@ -22,23 +22,17 @@ FAST = MergeSettings(steps=10, row_share=0.4, batch_size=4, evaluate_every=2, le
 
 @pytest.mark.parametrize("objective", get_args(Objective))
 def test_learning_lowers_the_loss_on_held_out_examples(
-    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path, objective: str
+    text_set: ExpertSet, tmp_path: Path, objective: str
 ) -> None:
     settings = FAST.model_copy(update={"objective": objective, "steps": 20})
-    learned = learn_coefficients(
-        text_base, text_experts, "text-classifier", settings, work=tmp_path, device=CPU
-    )
+    learned = learn_coefficients(text_set, settings, work=tmp_path, device=CPU)
     looks = [sum(r.held_out.values()) for r in learned.history if r.held_out]
     assert min(looks) < looks[0]
 
 
-def test_an_expert_that_is_alone_starts_as_it_is(
-    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
-) -> None:
+def test_an_expert_that_is_alone_starts_as_it_is(text_set: ExpertSet, tmp_path: Path) -> None:
     learned = learn_coefficients(
-        text_base,
-        text_experts[:1],
-        "text-classifier",
+        first(text_set, 1),
         MergeSettings(steps=0),
         work=tmp_path,
         device=CPU,
@@ -46,14 +40,9 @@ def test_an_expert_that_is_alone_starts_as_it_is(
     assert all(bool((value == 1).all()) for value in learned.coefficients.values.values())
 
 
-def test_the_same_seed_gives_the_same_bits(
-    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_bits(text_set: ExpertSet, tmp_path: Path) -> None:
     first, second = (
-        learn_coefficients(
-            text_base, text_experts, "text-classifier", FAST, work=tmp_path / name, device=CPU
-        )
-        for name in ("a", "b")
+        learn_coefficients(text_set, FAST, work=tmp_path / name, device=CPU) for name in ("a", "b")
     )
     assert first.coefficients.digest == second.coefficients.digest
     assert first.history == second.history
@@ -83,7 +72,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("killed_at", [5, 9])  # while tensors learn, and while rows do
 def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
-    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path, killed_at: int
+    text_set: ExpertSet, tmp_path: Path, killed_at: int
 ) -> None:
     settings = FAST.model_copy(update={"tune_heads": True})
 
@@ -91,14 +80,10 @@ def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
         if record.step == killed_at:
             raise Killed
 
-    whole = learn_coefficients(
-        text_base, text_experts, "text-classifier", settings, work=tmp_path / "a", device=CPU
-    )
+    whole = learn_coefficients(text_set, settings, work=tmp_path / "a", device=CPU)
     with pytest.raises(Killed):
         learn_coefficients(
-            text_base,
-            text_experts,
-            "text-classifier",
+            text_set,
             settings,
             work=tmp_path / "b",
             device=CPU,
@@ -106,9 +91,7 @@ def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
         )
     seen: list[int] = []
     resumed = learn_coefficients(
-        text_base,
-        text_experts,
-        "text-classifier",
+        text_set,
         settings,
         work=tmp_path / "b",
         device=CPU,
@@ -122,15 +105,11 @@ def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
     assert resumed.history == whole.history
 
 
-def test_frozen_columns_stay_and_new_ones_are_learned(
-    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
-) -> None:
-    names = list(Checkpoint.open(text_base).tensors)
+def test_frozen_columns_stay_and_new_ones_are_learned(text_set: ExpertSet, tmp_path: Path) -> None:
+    names = list(text_set.base.tensors)
     start = Coefficients.constant(("task-0", "task-1"), names, 0.75)
     learned = learn_coefficients(
-        text_base,
-        text_experts,
-        "text-classifier",
+        text_set,
         FAST.model_copy(update={"holdout": 0}),
         start=start,
         frozen=["task-0", "task-1"],
@@ -142,21 +121,17 @@ def test_frozen_columns_stay_and_new_ones_are_learned(
     assert any(abs(float(v[2].mean()) - FAST.initial) > 1e-3 for v in learned.values.values())
 
 
-def test_rows_of_a_start_keep_still_until_rows_learn(
-    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
-) -> None:
-    base = Checkpoint.open(text_base)
+def test_rows_of_a_start_keep_still_until_rows_learn(text_set: ExpertSet, tmp_path: Path) -> None:
+    base = text_set.base
     name = "encoder.layer.0.intermediate.dense.weight"
-    start = Coefficients.constant([e.task for e in text_experts], list(base.tensors), 0.3)
+    start = Coefficients.constant(text_set.tasks, list(base.tensors), 0.3)
     rows = torch.linspace(0.1, 0.5, base.tensors[name].shape[0])
-    start.values[name] = rows.repeat(len(text_experts), 1)
+    start.values[name] = rows.repeat(len(text_set.experts), 1)
 
     def spread(row_share: float) -> torch.Tensor:
         settings = FAST.model_copy(update={"holdout": 0, "row_share": row_share})
         learned = learn_coefficients(
-            text_base,
-            text_experts,
-            "text-classifier",
+            text_set,
             settings,
             start=start,
             work=tmp_path,
@@ -165,14 +140,12 @@ def test_rows_of_a_start_keep_still_until_rows_learn(
         assert abs(float(learned.mean()) - 0.3) > 1e-3
         return learned - learned.mean(1, keepdim=True)
 
-    still = (rows - rows.mean()).expand(len(text_experts), -1)
+    still = (rows - rows.mean()).expand(len(text_set.experts), -1)
     torch.testing.assert_close(spread(row_share=0), still)
     assert not torch.allclose(spread(row_share=0.5), still, atol=1e-3)
 
 
-def test_a_task_twice_is_refused(
-    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
-) -> None:
-    twice = [text_experts[0], text_experts[0]]
+def test_a_task_twice_is_refused(text_set: ExpertSet, tmp_path: Path) -> None:
+    twice = ExpertSet(text_set.base, (text_set.experts[0],) * 2, text_set.kind)
     with pytest.raises(InvalidInput, match="each task once"):
-        learn_coefficients(text_base, twice, "text-classifier", FAST, work=tmp_path, device=CPU)
+        learn_coefficients(twice, FAST, work=tmp_path, device=CPU)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from merging.errors import NotEnoughMemory
-from merging.experts.expert import Expert
 from merging.learning.plan import Memory, make_plan, planned_groups
 from merging.settings import MergeSettings
+from merging.vectors.expert_set import ExpertSet
+from tests.merging.tiny import first
 
-KIND = "text-classifier"
 HOST = Memory(1 << 40)
 
 
@@ -22,26 +22,26 @@ def test_groups_of_two_over_five_experts_take_three_levels() -> None:
 
 
 def test_streaming_needs_no_more_for_more_experts_beyond_a_tile(
-    text_base: Path, text_experts: tuple[Expert, ...], monkeypatch: pytest.MonkeyPatch
+    text_set: ExpertSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("merging.learning.plan.TILE_BYTES", 1000)
-    heads = sum(t.nbytes for t in text_experts[2].head.tensors.values())
-    two = make_plan(text_base, text_experts[:2], KIND, MergeSettings(), HOST)
-    three = make_plan(text_base, text_experts, KIND, MergeSettings(), HOST)
+    heads = sum(t.nbytes for t in text_set.experts[2].head.tensors.values())
+    two = make_plan(first(text_set, 2), MergeSettings(), HOST)
+    three = make_plan(text_set, MergeSettings(), HOST)
     assert three.peak - two.peak == heads
-    resident = make_plan(text_base, text_experts, KIND, MergeSettings(resident=True), HOST)
+    resident = make_plan(text_set, MergeSettings(resident=True), HOST)
     assert resident.tile == 3 * (resident.model - 3 * heads)
-    compact = make_plan(text_base, text_experts, KIND, MergeSettings(storage="int8"), HOST)
+    compact = make_plan(text_set, MergeSettings(storage="int8"), HOST)
     assert compact.disk < three.disk
 
 
-def test_the_plan_says_what_is_where(text_base: Path, text_experts: tuple[Expert, ...]) -> None:
-    streamed = make_plan(text_base, text_experts, KIND, MergeSettings(), HOST)
+def test_the_plan_says_what_is_where(text_set: ExpertSet) -> None:
+    streamed = make_plan(text_set, MergeSettings(), HOST)
     assert set(streamed.residence.values()) == {"host", "file"}
     assert streamed.staging == 0
     assert streamed.to_json()["peak_bytes"] == streamed.peak
     settings = MergeSettings(resident=True)
-    there = make_plan(text_base, text_experts, KIND, settings, Memory(1 << 40, 1 << 40))
+    there = make_plan(text_set, settings, Memory(1 << 40, 1 << 40))
     assert there.residence["parameters"] == "accelerator"
     assert there.residence["task vectors"] == "host"
     assert there.tile < there.staging
@@ -57,14 +57,13 @@ def test_the_plan_says_what_is_where(text_base: Path, text_experts: tuple[Expert
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_numbers(
-    text_base: Path,
-    text_experts: tuple[Expert, ...],
+    text_set: ExpertSet,
     settings: MergeSettings,
     memory: Memory,
     what: str,
 ) -> None:
     with pytest.raises(NotEnoughMemory, match=rf"{what}: .* found 1,000\. .*lower batch_size"):
-        make_plan(text_base, text_experts, KIND, settings, memory)
+        make_plan(text_set, settings, memory)
 
 
 def test_memory_is_what_this_machine_or_its_control_group_has(

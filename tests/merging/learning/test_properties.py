@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -11,14 +10,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from merging.experts.checkpoint import Checkpoint
 from merging.experts.examples import CALIBRATION_SHARE, split_examples
-from merging.experts.expert import Expert
+from merging.kinds import ModelKind
 from merging.models.coefficients import Coefficients
-from merging.models.materialise import materialise, merged_tensor
-from merging.vectors.deltas import CombinedSource, mergeable_names, source_of
+from merging.models.materialise import merged_tensor, write_model
+from merging.vectors.deltas import CombinedSource
+from merging.vectors.expert_set import ExpertSet
 
-KIND = "text-classifier"
 numbers = st.floats(-1, 1, width=32)
 few = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -28,10 +26,9 @@ few = settings(
 @few
 @given(order=st.permutations([0, 1, 2]), values=st.lists(numbers, min_size=3, max_size=3))
 def test_permuting_experts_permutes_columns_and_leaves_the_model_alone(
-    text_base: Path, text_experts: tuple[Expert, ...], order: list[int], values: list[float]
+    text_set: ExpertSet, order: list[int], values: list[float]
 ) -> None:
-    base = Checkpoint.open(text_base)
-    sources = [source_of(base, expert, KIND) for expert in text_experts]
+    base, sources = text_set.base, text_set.sources
     name = "encoder.layer.1.output.dense.weight"
     straight = merged_tensor(base, sources, torch.tensor(values), name)
     permuted = merged_tensor(
@@ -45,10 +42,10 @@ def test_permuting_experts_permutes_columns_and_leaves_the_model_alone(
     inner=st.lists(numbers, min_size=2, max_size=2), outer=st.lists(numbers, min_size=2, max_size=2)
 )
 def test_a_merge_of_merges_equals_its_effective_flat_merge(
-    text_base: Path, text_experts: tuple[Expert, ...], inner: list[float], outer: list[float]
+    text_set: ExpertSet, inner: list[float], outer: list[float]
 ) -> None:
-    base = Checkpoint.open(text_base)
-    first, second, third = (source_of(base, expert, KIND) for expert in text_experts)
+    base = text_set.base
+    first, second, third = text_set.sources
     name = "pooler.dense.weight"
     group = CombinedSource(base, [first, second], {name: torch.tensor(inner)})
     nested = merged_tensor(base, [group, third], torch.tensor(outer), name)
@@ -61,10 +58,9 @@ def test_a_merge_of_merges_equals_its_effective_flat_merge(
 @few
 @given(rows=st.lists(numbers, min_size=16, max_size=16))
 def test_equal_rows_are_a_tensor_and_unequal_ones_act_on_their_row(
-    text_base: Path, text_experts: tuple[Expert, ...], rows: list[float]
+    text_set: ExpertSet, rows: list[float]
 ) -> None:
-    base = Checkpoint.open(text_base)
-    sources = [source_of(base, text_experts[0], KIND)]
+    base, sources = text_set.base, text_set.sources[:1]
     name = "pooler.dense.weight"
     by_row = merged_tensor(base, sources, torch.tensor([rows]), name)
     for index, value in enumerate(rows):
@@ -91,22 +87,27 @@ def test_saving_and_selecting_keep_columns(
 @few
 @given(texts=st.lists(st.text(min_size=1), min_size=1, max_size=30))
 def test_no_row_is_ever_on_both_sides(texts: list[str]) -> None:
-    split = split_examples(pd.DataFrame({"text": texts, "label": 0}), KIND, ["only"])
+    split = split_examples(
+        pd.DataFrame({"text": texts, "label": 0}), ModelKind.TEXT_CLASSIFIER, ["only"]
+    )
     calibration, gate = set(split.calibration.keys), set(split.gate.keys)
     assert not calibration & gate
     assert len(calibration | gate) == len(set(texts))
     assert 0 < CALIBRATION_SHARE < 1
 
 
+class Killed(Exception):
+    pass
+
+
 def test_a_killed_materialise_leaves_nothing_that_looks_whole(
-    text_base: Path, text_experts: tuple[Expert, ...], tmp_path: Path
+    text_set: ExpertSet, tmp_path: Path
 ) -> None:
-    names = mergeable_names(text_base, text_experts, KIND)
-    coefficients = Coefficients.constant([e.task for e in text_experts], names, 0.3)
-    broken = tmp_path / "base"
-    shutil.copytree(text_base, broken)
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4000])
-    with pytest.raises(Exception, match="safetensors"):
-        materialise(broken, text_experts, KIND, coefficients, {}, tmp_path / "out")
-    assert [p.name for p in tmp_path.iterdir()] == ["base"]
+    def merged(name: str) -> torch.Tensor:
+        if name == text_set.names[-1]:
+            raise Killed
+        return text_set.base.read(name)
+
+    with pytest.raises(Killed):
+        write_model(text_set, merged, text_set.heads, tmp_path / "out")
+    assert not any(tmp_path.iterdir())

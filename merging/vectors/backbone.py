@@ -1,0 +1,62 @@
+"""A whole backbone, ready for a head to be put on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor
+
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.expert import ExpertFiles
+from merging.kinds import ModelKind
+from merging.vectors.deltas import Source, backbone_names, dense_delta
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The tensors of a model without its head, and where what reads its inputs lies.
+
+    Attributes:
+        directory: The folder that holds the model.
+        tensors: By canonical name.
+        reader: Folder with the tokenizer or the image processor.
+    """
+
+    directory: Path
+    tensors: Mapping[str, Tensor]
+    reader: Path
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, kind: ModelKind) -> Self:
+        """The backbone of a base or of a merged model."""
+        tensors = {name: checkpoint.read(name) for name in backbone_names(checkpoint, kind)}
+        return cls(checkpoint.directory, tensors, checkpoint.directory)
+
+    @classmethod
+    def open(cls, directory: Path, kind: ModelKind) -> Self:
+        """The same, of the checkpoint in a folder.
+
+        Raises:
+            InvalidInput: It is no readable checkpoint.
+        """
+        return cls.of(Checkpoint.open(directory), kind)
+
+    @classmethod
+    def of_expert(
+        cls, base: Checkpoint, files: ExpertFiles, source: Source, kind: ModelKind
+    ) -> Self:
+        """The backbone of an expert; what it does not say itself comes from its base."""
+        if not files.is_adapter:
+            tensors = dict(cls.of(files.checkpoint, kind).tensors)
+        else:
+            tensors = dict(cls.of(base, kind).tensors)
+            for name, tensor in tensors.items():
+                delta = dense_delta(source.delta(name), base, name)
+                if delta is not None:
+                    tensors[name] = tensor.float() + delta
+        reads = any(files.directory.glob("tokenizer*"))
+        reads = reads or (files.directory / "preprocessor_config.json").exists()
+        return cls(files.directory, tensors, files.directory if reads else base.directory)
