@@ -1,8 +1,8 @@
 """What transformers makes of a backbone's tensors when it loads them into a task model.
 
 It renames some, ties some together and joins others into one, so names in files and names in models
-cannot be compared by rules of our own. The loader itself is asked: it gets stand-ins that have each
-tensor's shape and take no memory, and the address of a stand-in tells where it went. No weight is read.
+cannot be compared by rules of our own. The loader itself is asked: it gets stand-ins, which have the
+tensors' shapes and take no memory, and the address of a stand-in tells where it went.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from merging.experts.checkpoint import Checkpoint, TensorInfo
+from merging.experts.checkpoint import Checkpoint
 from merging.experts.heads import Head
 from merging.kinds import ModelKind
 from merging.serving import assemble
 from merging.vectors.deltas import backbone_names
+
+SAMPLE = 16  # Numbers of a tensor that are read.
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ class Layout:
         Raises:
             TaskError: A tensor that the task model needs is missing or has another shape.
         """
-        stand_ins = {n: _stand_in(backbone.tensors[n]) for n in backbone_names(backbone, kind)}
+        names = backbone_names(backbone, kind)
+        stand_ins = {name: _stand_in(backbone.read(name)) for name in names}
         model = assemble(head.config, kind, {**stand_ins, **head.tensors})
-        names = {tensor.data_ptr(): name for name, tensor in stand_ins.items()}
+        by_address = {tensor.data_ptr(): name for name, tensor in stand_ins.items()}
 
         def name_of(value: Tensor) -> str | None:
-            name = names.get(value.data_ptr())
+            name = by_address.get(value.data_ptr())
             return name if name is not None and value.shape == stand_ins[name].shape else None
 
         parameters: dict[str, list[str]] = {}
@@ -62,7 +65,13 @@ class Layout:
         return cls(parameters, frozenset(whole))
 
 
-def _stand_in(info: TensorInfo) -> Tensor:
-    """One number, seen as a tensor; fp32 where the model will have it so, or it would be copied."""
-    dtype = torch.float32 if info.dtype.is_floating_point else info.dtype
-    return torch.zeros((), dtype=dtype).expand(info.shape)
+def _stand_in(tensor: Tensor) -> Tensor:
+    """One number in the shape of a tensor; fp32, as the model will have it, or it would be copied.
+
+    The number comes from a few places of the tensor: the loader ties two that are equal, and leaves
+    two apart that should be tied and are not.
+    """
+    flat = tensor.flatten()
+    sample = flat[:: max(1, len(flat) // SAMPLE)]
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return sample.sum(dtype=dtype).expand(tensor.shape)
