@@ -71,10 +71,10 @@ def look_at(
         reason = f"Same content as {present.name}/{present.version}, which is deployed."
         settle_expert(queue, version, "merged", reason)
         return None
-    member = preflight(queue, base, pulled)
+    member = preflight(queue.family, base, pulled)
     answers = score_expert(queue, base, member)
-    attempts = len(rungs_to_climb(queue.family, deployed))
-    check = judge_expert(queue.family.gate, member.task, *answers, attempts=attempts)
+    rungs = len(rungs_to_climb(queue.family, deployed))
+    check = judge_expert(queue.family.gate, member.task, *answers, attempts=rungs)
     if check.verdict not in queue.family.gate.acceptable:
         raise Refused("Nothing was merged.", check.sentence)
     return member

@@ -16,7 +16,7 @@ from merging.errors import NonFinite
 from tasks.find import find_deployed
 from tasks.pull import pull_base, pull_champion
 from tasks.settle import settle_members
-from tasks.values import Base, Deployed, Member, describe
+from tasks.values import Base, Candidate, Deployed, Member, describe
 
 
 def merge_arrivals(queue: MergeQueue, waiting: Sequence[ExpertVersion]) -> tuple[Outcome, ...]:
@@ -58,11 +58,12 @@ def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Ou
         return ()
     try:
         attempt = climb_ladder(queue, base, pull_deployed(queue, base), arrivals)
-        fault, page = " ".join(attempt.report.reasons), queue.registry.runs.page(attempt.run_id)
     except NonFinite as error:
-        attempt, fault, page = None, str(error), ""
-    if attempt is not None and attempt.manifest is not None:
-        return (deliver(queue, attempt),)
+        fault, page = str(error), ""
+    else:
+        if isinstance(attempt, Candidate):
+            return (deliver(queue, attempt),)
+        fault, page = " ".join(attempt.report.reasons), attempt.page
     if len(arrivals) == 1:
         settle_members(queue, arrivals, "rejected", fault, page)
         return (bounce(queue, (arrivals[0].task,), fault),)

@@ -58,13 +58,13 @@ def audit(family: str) -> tuple[str, ...]:
             check_health(queue, find_version(queue, newest.version))
             base = pull_base(queue)
             deployed = pull_champion(queue, newest)
-            findings += check_rebuild(queue, base, deployed)
+            findings += check_rebuild(base, deployed)
             findings += check_scores(queue, deployed)
         except MergeQueueError as error:
             findings.append(str(error))
         if findings:
             notify(
-                queue,
+                queue.family,
                 Notice("audit-failed", family, f"{family}: audit failed", "\n".join(findings)),
             )
             raise AuditFailed(family, tuple(findings))

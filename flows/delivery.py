@@ -19,7 +19,7 @@ from tasks.notify import notify
 from tasks.promote import check_health, commit
 from tasks.register import register_candidate, supersede_candidates
 from tasks.settle import settle_members
-from tasks.values import Attempt, describe
+from tasks.values import Candidate, describe
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,23 @@ class Outcome:
     version: int | None = None
 
 
-def deliver(queue: MergeQueue, attempt: Attempt) -> Outcome:
+def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
     """Registers a candidate and promotes it, or leaves it to a reviewer."""
-    tasks = tuple(member.task for member in attempt.arrivals)
-    version = register_candidate(queue, attempt)
+    arrivals, report = candidate.build.arrivals, candidate.report
+    tasks = tuple(member.task for member in arrivals)
+    version = register_candidate(queue, candidate)
     supersede_candidates(queue, version, f"Version {version.version} merges newer experts.")
-    if queue.family.promotion == "auto" and attempt.report.verdict == "passed":
-        reason = f"Merges {describe(attempt.arrivals)}; the gate passed on every task."
+    if queue.family.promotion == "auto" and report.verdict == "passed":
+        reason = f"Merges {describe(arrivals)}; the gate passed on every task."
         promote_candidate(queue, version, "policy: auto", reason)
         return Outcome(tasks, "promoted", reason, version.version)
     reason = (
         f"Waits for review of version {version.version}: set its tag {APPROVAL} to approved "
         "or rejected."
     )
-    settle_members(queue, attempt.arrivals, "merging", reason)
+    settle_members(queue, arrivals, "merging", reason)
     subject = f"{queue.name} version {version.version} needs review"
-    notify(queue, Notice("needs-review", queue.name, subject, " ".join(attempt.report.reasons)))
+    notify(queue.family, Notice("needs-review", queue.name, subject, " ".join(report.reasons)))
     return Outcome(tasks, "waits for review", reason, version.version)
 
 
@@ -72,7 +73,7 @@ def promote_candidate(
     entry = commit(queue, version, newest, "promote", decided_by, reason)
     repair_mirror(queue)
     subject = f"{queue.name} version {version.version} is deployed"
-    notify(queue, Notice("promoted", queue.name, subject, reason))
+    notify(queue.family, Notice("promoted", queue.name, subject, reason))
     get_run_logger().info("%s: %s", subject, reason)
     return entry
 
@@ -81,5 +82,5 @@ def bounce(queue: MergeQueue, tasks: tuple[str, ...], reason: str) -> Outcome:
     """Tells people that experts were rejected."""
     subject = f"{queue.name}: {', '.join(tasks)} bounced"
     get_run_logger().warning("%s: %s", subject, reason)
-    notify(queue, Notice("bounced", queue.name, subject, reason))
+    notify(queue.family, Notice("bounced", queue.name, subject, reason))
     return Outcome(tasks, "bounced", reason)

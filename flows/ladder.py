@@ -15,7 +15,7 @@ from tasks.package import package_candidate
 from tasks.publish import publish_attempt
 from tasks.record import find_attempt, record_attempt
 from tasks.report import write_report
-from tasks.values import Attempt, Base, Build, Deployed, Member, describe
+from tasks.values import Attempt, Base, Build, Candidate, Deployed, Member, describe
 
 
 def climb_ladder(
@@ -26,11 +26,11 @@ def climb_ladder(
     for rung in rungs:
         build = Build(queue.family, rung, base, deployed, tuple(arrivals))
         attempt = find_attempt(queue, build) or try_build(queue, build, len(rungs))
-        publish_attempt(queue, attempt)
+        publish_attempt(attempt)
         get_run_logger().info(
             "%s of %s: %s", build.rung, describe(arrivals), attempt.report.verdict
         )
-        if attempt.manifest is not None:
+        if isinstance(attempt, Candidate):
             break
     return attempt
 
@@ -42,13 +42,22 @@ def rungs_to_climb(family: Family, deployed: Deployed | None) -> tuple[Rung, ...
     return tuple(rung for rung in family.ladder if rung != "chain") or ("relearn",)
 
 
-def try_build(queue: MergeQueue, build: Build, attempts: int) -> Attempt:
-    """Learns, writes, scores and judges one build, and uploads it where it may go on."""
-    learned = learn(queue, build)
-    merged = write_model(queue, build, learned)
+def try_build(queue: MergeQueue, build: Build, rungs: int) -> Attempt:
+    """Learns, writes, scores and judges one build, and uploads it where it may go on.
+
+    Args:
+        queue: Of the family.
+        build: What is merged, and how.
+        rungs: How many rungs of the ladder share the gate examples.
+    """
+    work = queue.work(build.key)
+    learned = learn(queue.engine, build, work)
+    merged = write_model(build, learned, work)
     scores = score_build(queue, build, merged)
-    report, contract = judge(queue, build, merged, scores, attempts)
-    pages = write_report(queue, build, learned, scores, report, contract, merged)
+    report, contract = judge(queue.engine, build, merged, scores, rungs)
+    pages = write_report(
+        build, learned, scores, report, contract, merged, queue.settings.mlflow_uri
+    )
     manifest = None
     if report.verdict in queue.family.gate.acceptable:
         manifest = package_candidate(queue, build, merged, learned, scores)

@@ -77,5 +77,5 @@ def rollback(
         supersede_candidates(queue, None, words)
         repair_mirror(queue)
         subject = f"{family} is back at version {target}"
-        notify(queue, Notice("rolled-back", family, subject, words))
+        notify(queue.family, Notice("rolled-back", family, subject, words))
         return entry

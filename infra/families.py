@@ -52,8 +52,8 @@ class Family(BaseModel):
         base: Folder of the base checkpoint; `supermerge upload-base` puts it there.
         bucket: Bucket of the family's merged models, reports and promotion log.
         expert_buckets: Further buckets that experts may be read from.
-        promotion: `auto` deploys what passes the gate; with `review` it waits until a person sets
-            `approval_status` in MLflow.
+        promotion: `auto` deploys what passes the gate; with `review` it waits until a person
+            decides in MLflow.
         ladder: What is tried, in this order, until the gate passes.
         device: What computes; `auto` takes an accelerator where there is one.
         merge: How coefficients are learned.

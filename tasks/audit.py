@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from infra.queue import MergeQueue
 from infra.registry.merged import CHAMPION
@@ -12,7 +13,7 @@ from merging.experts.heads import Head
 from merging.models.materialise import verify
 from merging.vectors.backbone import Backbone
 from merging.vectors.expert_set import ExpertSet
-from tasks.evaluate import score_champion
+from tasks.evaluate import ask_champion
 from tasks.learn import choose_device
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Deployed
@@ -35,12 +36,12 @@ def check_mirror(queue: MergeQueue, newest: Promotion) -> tuple[str, ...]:
     return tuple(findings)
 
 
-@task(**SIDE_EFFECT)
-def check_rebuild(queue: MergeQueue, base: Base, deployed: Deployed) -> tuple[str, ...]:
+@task(cache_policy=NO_CACHE, persist_result=False)
+def check_rebuild(base: Base, deployed: Deployed) -> tuple[str, ...]:
     """Whether base, experts and coefficients still give the deployed bytes."""
     try:
         experts = tuple(member.expert for member in deployed.members)
-        verify(ExpertSet(base.checkpoint, experts, queue.family.kind), deployed.directory)
+        verify(ExpertSet(base.checkpoint, experts, deployed.manifest.kind), deployed.directory)
     except NotReproduced as error:
         return (str(error),)
     return ()
@@ -53,7 +54,7 @@ def check_scores(queue: MergeQueue, deployed: Deployed) -> tuple[str, ...]:
     backbone = Backbone.open(deployed.directory / "model", queue.family.kind)
     findings = []
     for member in deployed.members:
-        judged = score_champion(queue, deployed, member)
+        judged = ask_champion(queue, deployed, member)
         head = Head.load(deployed.directory / "heads" / member.task, member.task)
         now = queue.engine.evaluate(backbone, head, member.expert.split.gate, device)
         if judged is not None and now.correct.sum() != judged.correct.sum():

@@ -30,14 +30,7 @@ from tasks.values import Base, Build, Deployed, Member
 @task(**SIDE_EFFECT)
 def score_expert(queue: MergeQueue, base: Base, member: Member) -> tuple[Outcomes, Outcomes]:
     """Answers of the base with the expert's head, and of the expert itself."""
-    kind, expert = queue.family.kind, member.expert
-    alone = ExpertSet(base.checkpoint, (expert,), kind)
-    return (
-        _answers(queue, member, expert.head, base.digest, lambda: Backbone.of(alone.base, kind)),
-        _answers(
-            queue, member, expert.head, member.record.digest, lambda: alone.backbone(expert.task)
-        ),
-    )
+    return ask_expert(queue, base, member)
 
 
 @task(**SIDE_EFFECT)
@@ -48,8 +41,8 @@ def score_build(queue: MergeQueue, build: Build, merged: Path) -> list[TaskScore
     scores = []
     for member in build.members:
         head = Head.load(merged / "heads" / member.task, member.task)
-        base, expert = score_expert.fn(queue, build.base, member)
-        candidate = _answers(queue, member, head, digest, lambda: backbone)
+        base, expert = ask_expert(queue, build.base, member)
+        candidate = _ask(queue, member, head, digest, lambda: backbone)
         scores.append(
             TaskScores(
                 task=member.task,
@@ -57,7 +50,7 @@ def score_build(queue: MergeQueue, build: Build, merged: Path) -> list[TaskScore
                 base=base,
                 expert=expert,
                 candidate=candidate,
-                champion=score_champion(queue, build.deployed, member),
+                champion=ask_champion(queue, build.deployed, member),
                 calibration=frozenset(member.expert.split.calibration.keys),
                 earlier_decisions=count_decisions(queue, member, before=build),
             )
@@ -75,7 +68,17 @@ def decisions(queue: MergeQueue, member: Member) -> S3Uri:
     return queue.family.root / "decisions" / member.expert.split.gate.digest
 
 
-def score_champion(queue: MergeQueue, deployed: Deployed | None, member: Member) -> Outcomes | None:
+def ask_expert(queue: MergeQueue, base: Base, member: Member) -> tuple[Outcomes, Outcomes]:
+    """Answers of the base with an expert's head, and of the expert itself."""
+    kind, expert = queue.family.kind, member.expert
+    alone = ExpertSet(base.checkpoint, (expert,), kind)
+    return (
+        _ask(queue, member, expert.head, base.digest, lambda: Backbone.of(alone.base, kind)),
+        _ask(queue, member, expert.head, member.record.digest, lambda: alone.backbone(expert.task)),
+    )
+
+
+def ask_champion(queue: MergeQueue, deployed: Deployed | None, member: Member) -> Outcomes | None:
     """Answers of the deployed model; for a task that it does not hold, with the expert's head."""
     if deployed is None:
         return None
@@ -84,10 +87,10 @@ def score_champion(queue: MergeQueue, deployed: Deployed | None, member: Member)
         head = Head.load(deployed.directory / "heads" / member.task, member.task)
     digest = sha256_tree(_below(deployed.manifest, "model/"))
     model = deployed.directory / "model"
-    return _answers(queue, member, head, digest, lambda: Backbone.open(model, queue.family.kind))
+    return _ask(queue, member, head, digest, lambda: Backbone.open(model, queue.family.kind))
 
 
-def _answers(
+def _ask(
     queue: MergeQueue,
     member: Member,
     head: Head,

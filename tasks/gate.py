@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import task
 
 from infra.contracts import ContractResult, check_gate_report
-from infra.queue import MergeQueue
+from infra.engine import Engine
 from merging.gate import Check, GateReport
 from merging.gate.artifact import check_latency, check_weights
 from merging.gate.decision import TaskScores, decide
@@ -21,38 +21,38 @@ _TIMED_INPUTS = 8
 
 @task(persist_result=False)
 def judge(
-    queue: MergeQueue, build: Build, merged: Path, scores: Sequence[TaskScores], attempts: int
+    engine: Engine, build: Build, merged: Path, scores: Sequence[TaskScores], rungs: int
 ) -> tuple[GateReport, ContractResult]:
     """Decides on a candidate; a decision that does not keep its contract is a failure.
 
     Args:
-        queue: Of the family.
+        engine: What answers, for the comparison of latencies.
         build: What was built.
         merged: The folder of the merged model.
         scores: Of every old and new task.
-        attempts: Rungs of the ladder that share the gate examples.
+        rungs: How many rungs of the ladder share the gate examples.
     """
     champion = build.deployed.directory / "model" if build.deployed else None
     kind = build.family.kind
     checks = list(check_weights(build.base.directory, merged / "model", champion, kind))
     if champion is not None:
-        checks.append(_check_latency(queue, build, merged / "model", champion))
-    report = decide(queue.family.gate, scores, attempts=attempts, checks=checks)
+        checks.append(_check_latency(engine, build, merged / "model", champion))
+    report = decide(build.family.gate, scores, attempts=rungs, checks=checks)
     contract = check_gate_report(report, [member.task for member in build.members])
     if not contract.passed:
         report = report.overruled(contract.sentences)
     return report, contract
 
 
-def _check_latency(queue: MergeQueue, build: Build, candidate: Path, champion: Path) -> Check:
+def _check_latency(engine: Engine, build: Build, candidate: Path, champion: Path) -> Check:
     """Candidate and champion answer the same few inputs of one old or new task, in turn."""
     expert = build.members[0].expert
     kind = build.family.kind
-    ours, theirs = queue.engine.time_answers(
+    ours, theirs = engine.time_answers(
         [Backbone.open(folder, kind) for folder in (candidate, champion)],
         expert.head,
         expert.split.gate.inputs[:_TIMED_INPUTS],
         kind,
         choose_device(build.family.device),
     )
-    return check_latency(ours, theirs, queue.family.gate.latency_factor)
+    return check_latency(ours, theirs, build.family.gate.latency_factor)

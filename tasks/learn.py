@@ -9,8 +9,8 @@ import torch
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from infra.engine import Engine
 from infra.errors import Unavailable
-from infra.queue import MergeQueue
 from merging.experts.heads import Head
 from merging.learning.learn import Learned
 from merging.learning.state import StepRecord
@@ -33,8 +33,14 @@ def choose_device(wanted: str) -> torch.device:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def learn(queue: MergeQueue, build: Build) -> Learned:
-    """Learns how much of each expert goes where; goes on where a killed run left off."""
+def learn(engine: Engine, build: Build, work: Path) -> Learned:
+    """Learns how much of each expert goes where; goes on where a killed run left off.
+
+    Args:
+        engine: What learns.
+        build: What is merged, and how.
+        work: A folder that outlives a killed run.
+    """
     log = get_run_logger()
 
     def progress(record: StepRecord) -> None:
@@ -42,22 +48,22 @@ def learn(queue: MergeQueue, build: Build) -> Learned:
             log.info("step %d: loss %.4f", record.step, mean(record.losses.values()))
 
     start, heads = _deployed_state(build)
-    return queue.engine.learn(
+    return engine.learn(
         build.experts,
         build.settings,
         start=start,
         frozen=[member.task for member in build.kept] if build.rung == "chain" else (),
         heads=heads,
-        work=queue.work(build.key),
+        work=work,
         device=choose_device(build.family.device),
         progress=progress,
     )
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def write_model(queue: MergeQueue, build: Build, learned: Learned) -> Path:
-    """Writes the merged backbone, heads and coefficients to local disk."""
-    out = queue.work(build.key) / "merged"
+def write_model(build: Build, learned: Learned, work: Path) -> Path:
+    """Writes the merged backbone, heads and coefficients into a folder below ``work``."""
+    out = work / "merged"
     if not out.exists():  # it is renamed into place, so what exists is whole
         materialise(build.experts, learned.coefficients, learned.heads, out)
     return out

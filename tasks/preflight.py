@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import task
 
 from infra.contracts import ContractResult, check_examples
-from infra.queue import MergeQueue
+from infra.families import Family
 from infra.storage.layout import find_layout_on_disk
 from infra.storage.manifest import MergedExpert
 from merging.errors import InvalidInput, MergeQueueError
@@ -38,10 +38,10 @@ class IncompatibleExpert(MergeQueueError):
 
 
 @task(persist_result=False)
-def preflight(queue: MergeQueue, base: Base, pulled: Pulled) -> Member:
+def preflight(family: Family, base: Base, pulled: Pulled) -> Member:
     """Opens a pulled expert after checking it; raises as :func:`open_checked` does."""
     version = pulled.version
-    expert, contract = open_checked(queue, base, version.task, pulled.directory, version.ref)
+    expert, contract = open_checked(family, base, version.task, pulled.directory, version.ref)
     record = MergedExpert(
         task=version.task,
         name=version.name,
@@ -53,12 +53,12 @@ def preflight(queue: MergeQueue, base: Base, pulled: Pulled) -> Member:
 
 
 def open_checked(
-    queue: MergeQueue, base: Base, task_name: str, directory: Path, who: str
+    family: Family, base: Base, task_name: str, directory: Path, who: str
 ) -> tuple[Expert, ContractResult]:
     """Opens an expert's folder after checking weights and examples.
 
     Args:
-        queue: Of the family.
+        family: What it is to be merged into.
         base: What it has to fit.
         task_name: Its ML task.
         directory: Its folder.
@@ -68,7 +68,7 @@ def open_checked(
         IncompatibleExpert: its tensors, tokenizer or configuration differ from the base's.
         InvalidInput: its examples table does not keep the data contract.
     """
-    kind = queue.family.kind
+    kind = family.kind
     layout = find_layout_on_disk(directory)
     checkpoint, table = directory / layout.checkpoint, directory / layout.examples
     files = ExpertFiles(checkpoint)
@@ -76,10 +76,10 @@ def open_checked(
         raise IncompatibleExpert(
             who,
             mismatches,
-            f"Fine-tune it again from the base of family {queue.name!r} ({queue.family.base}).",
+            f"Fine-tune it again from the base of family {family.name!r} ({family.base}).",
         )
     labels = read_head(task_name, files, kind).labels
-    contract = check_examples(read_table(table), kind, labels, queue.family.gate, task=task_name)
+    contract = check_examples(read_table(table), kind, labels, family.gate, task=task_name)
     if not contract.passed:
         raise InvalidInput(
             where=f"examples of {who}",

@@ -22,10 +22,15 @@ from tasks.values import Base, Deployed, Member, Pulled
 
 @task(**SIDE_EFFECT)
 def pull_base(queue: MergeQueue) -> Base:
-    """Pulls the base checkpoint of the family.
+    """Pulls the base checkpoint of the family, as :func:`fetch_base` does."""
+    return fetch_base(queue)
+
+
+def fetch_base(queue: MergeQueue) -> Base:
+    """The base checkpoint of the family on local disk.
 
     Raises:
-        InvalidInput: There is none, or no whole one; nothing was downloaded.
+        InvalidInput: there is none, or no whole one; nothing was downloaded.
     """
     uri = queue.family.base_uri
     objects = [item for item in queue.store.list(uri) if is_wanted(item.path)]

@@ -22,7 +22,7 @@ from merging.gate import GateReport
 from merging.learning.learn import Learned
 from tasks.evaluate import decisions
 from tasks.retry import SIDE_EFFECT
-from tasks.values import Attempt, Build, Member, describe
+from tasks.values import Attempt, Build, Candidate, Member, Rejected, describe
 
 _SIDES = ("calibration", "gate")
 
@@ -38,15 +38,14 @@ class _Outcome(BaseModel):
 @task(**SIDE_EFFECT)
 def find_attempt(queue: MergeQueue, build: Build) -> Attempt | None:
     """What came of this build before, or None if it never came to an end."""
-    uri = _outcome(queue, build.key)
+    uri = _location(queue, build)
     if not queue.store.exists(uri):
         return None
     outcome = _Outcome.model_validate_json(queue.store.read(uri))
     manifest = None
     if outcome.manifest_sha256:
-        location = queue.candidate(build.key)
-        manifest = Manifest.read(queue.store, location, outcome.manifest_sha256)
-    return Attempt(build.key, build.rung, build.arrivals, outcome.report, outcome.run_id, manifest)
+        manifest = Manifest.read(queue.store, queue.candidate(build.key), outcome.manifest_sha256)
+    return _attempt(queue, build, outcome, manifest)
 
 
 @task(**SIDE_EFFECT)
@@ -58,19 +57,36 @@ def record_attempt(
     pages: Path,
     manifest: Manifest | None,
 ) -> Attempt:
-    """Logs an attempt as an MLflow run and writes its outcome."""
+    """Logs an attempt as an MLflow run and writes its outcome.
+
+    Args:
+        queue: Of the family.
+        build: What was built.
+        learned: What its coefficients are and how they were learned.
+        report: The gate's decision.
+        pages: The folder with the report for people.
+        manifest: Of the candidate's files; None where the build is rejected.
+    """
     run_id = queue.registry.runs.record(_run(build, learned, report, pages))
     for member in build.members:
         queue.store.write(decisions(queue, member) / build.key, b"")
-    outcome = _Outcome(
-        run_id=run_id, manifest_sha256=manifest.digest if manifest else None, report=report
-    )
-    queue.store.write(_outcome(queue, build.key), outcome.model_dump_json().encode())
-    return Attempt(build.key, build.rung, build.arrivals, report, run_id, manifest)
+    digest = manifest.digest if manifest else None
+    outcome = _Outcome(run_id=run_id, manifest_sha256=digest, report=report)
+    queue.store.write(_location(queue, build), outcome.model_dump_json().encode())
+    return _attempt(queue, build, outcome, manifest)
 
 
-def _outcome(queue: MergeQueue, key: str) -> S3Uri:
-    return queue.family.root / "attempts" / f"{key}.json"
+def _location(queue: MergeQueue, build: Build) -> S3Uri:
+    return queue.family.root / "attempts" / f"{build.key}.json"
+
+
+def _attempt(
+    queue: MergeQueue, build: Build, outcome: _Outcome, manifest: Manifest | None
+) -> Attempt:
+    page = queue.registry.runs.page(outcome.run_id)
+    if manifest is None:
+        return Rejected(build, outcome.report, outcome.run_id, page)
+    return Candidate(build, outcome.report, outcome.run_id, page, manifest)
 
 
 def _run(build: Build, learned: Learned, report: GateReport, pages: Path) -> RunRecord:

@@ -13,7 +13,7 @@ from infra.registry.tags import APPROVAL, CandidateTags, Validation
 from infra.report.summary import markdown_summary
 from merging.gate.report import Verdict
 from tasks.retry import SIDE_EFFECT
-from tasks.values import Attempt
+from tasks.values import Candidate
 
 VALIDATIONS: Mapping[Verdict, Validation] = {
     "passed": "passed",
@@ -23,32 +23,31 @@ VALIDATIONS: Mapping[Verdict, Validation] = {
 
 
 @task(**SIDE_EFFECT)
-def register_candidate(queue: MergeQueue, attempt: Attempt) -> MergedVersion:
-    """Creates the candidate's version; an attempt that is registered already is found again."""
-    manifest = attempt.manifest
-    assert manifest is not None, "only a candidate with files is registered"
+def register_candidate(queue: MergeQueue, candidate: Candidate) -> MergedVersion:
+    """Creates the candidate's version; one that is registered already is found again."""
+    build, manifest = candidate.build, candidate.manifest
     return queue.registry.merged.register(
         queue.name,
-        queue.candidate(attempt.key),
-        attempt.run_id,
+        queue.candidate(build.key),
+        candidate.run_id,
         CandidateTags(
             status="candidate",
-            validation=VALIDATIONS[attempt.report.verdict],
+            validation=VALIDATIONS[candidate.report.verdict],
             manifest_sha256=manifest.digest,
             champion_at_build=manifest.champion_version or "none",
             experts={e.task: f"{e.name}/{e.version}" for e in manifest.experts},
-            arrivals=tuple(member.task for member in attempt.arrivals),
-            rung=attempt.rung,
+            arrivals=tuple(member.task for member in build.arrivals),
+            rung=build.rung,
             run_id=run_id(),
         ),
-        _description(queue, attempt),
+        _description(candidate),
     )
 
 
-def _description(queue: MergeQueue, attempt: Attempt) -> str:
+def _description(candidate: Candidate) -> str:
     """The decision, and in review mode what a reviewer has to do."""
-    summary = markdown_summary(attempt.report, queue.registry.runs.page(attempt.run_id))
-    if queue.family.promotion == "auto" and attempt.report.verdict == "passed":
+    summary = markdown_summary(candidate.report, candidate.page)
+    if candidate.build.family.promotion == "auto" and candidate.report.verdict == "passed":
         return summary
     return (
         f"{summary}\n\n**To decide**, read the full report and then add the tag `{APPROVAL}` "

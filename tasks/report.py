@@ -9,7 +9,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from infra.contracts import ContractResult
-from infra.queue import MergeQueue
 from infra.registry.versions import version_page
 from infra.report.inputs import Flip, ReportInputs, collect_flips
 from infra.report.inputs import Member as ShownMember
@@ -24,19 +23,29 @@ from tasks.values import Build, Deployed, Member, describe
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def write_report(
-    queue: MergeQueue,
     build: Build,
     learned: Learned,
     scores: Sequence[TaskScores],
     report: GateReport,
     contract: ContractResult,
     merged: Path,
+    mlflow: str,
 ) -> Path:
-    """Writes the report into the merged model's folder and returns the report's folder."""
-    deployed = build.deployed
+    """Writes the report into the merged model's folder and returns the report's folder.
+
+    Args:
+        build: What was built.
+        learned: What its coefficients are and how they were learned.
+        scores: Of every old and new task.
+        report: The gate's decision.
+        contract: Whether the decision keeps its own contract.
+        merged: The folder of the merged model.
+        mlflow: The address of MLflow, for links to the experts.
+    """
+    deployed, family = build.deployed, build.family
     inputs = ReportInputs(
         report=report,
-        family=queue.name,
+        family=family.name,
         candidate=f"{build.rung}: {describe(build.arrivals)}",
         champion=f"version {deployed.promotion.version}" if deployed else "",
         flips=_flips(build, scores, report),
@@ -44,11 +53,11 @@ def write_report(
         champion_coefficients=_champion_coefficients(deployed),
         history=learned.history,
         plan=learned.plan.to_json(),
-        members=[_shown(queue, member) for member in build.members],
-        champion_members=[_shown(queue, member) for member in deployed.members] if deployed else (),
+        members=[_shown(member, mlflow) for member in build.members],
+        champion_members=[_shown(m, mlflow) for m in deployed.members] if deployed else (),
         settings=build.settings.model_dump(mode="json"),
         facts={
-            "base": queue.family.base,
+            "base": family.base,
             "base digest": build.base.digest,
             "build key": build.key,
             "built on": f"promotion {build.champion_sequence}",
@@ -56,8 +65,8 @@ def write_report(
         contracts=[m.contract for m in build.arrivals if m.contract] + [contract],
         cosines=_cosines(build),
         reproduce=(
-            f"supermerge audit {queue.name}    # rebuilds it and compares every byte",
-            f"supermerge pull {queue.name} DIRECTORY    # its files, digests checked",
+            f"supermerge audit {family.name}    # rebuilds it and compares every byte",
+            f"supermerge pull {family.name} DIRECTORY    # its files, digests checked",
         ),
     )
     return render_report(inputs, merged / "report").parent
@@ -88,11 +97,11 @@ def _champion_coefficients(deployed: Deployed | None) -> Coefficients | None:
     return Coefficients.load(deployed.directory / "coefficients.safetensors")
 
 
-def _shown(queue: MergeQueue, member: Member) -> ShownMember:
+def _shown(member: Member, mlflow: str) -> ShownMember:
     record = member.record
     return ShownMember(
         task=record.task,
         name=f"{record.name}/{record.version}",
         digest=record.digest,
-        link=version_page(queue.settings.mlflow_uri, record.name, record.version),
+        link=version_page(mlflow, record.name, record.version),
     )

@@ -13,7 +13,7 @@ from infra.storage.cache import sha256_file, sha256_tree
 from infra.storage.layout import is_wanted
 from merging.preflight import check_base
 from tasks.preflight import open_checked
-from tasks.pull import pull_base
+from tasks.pull import fetch_base
 
 
 def register_expert(
@@ -39,7 +39,7 @@ def register_expert(
             shutil.copytree(directory, whole)
             shutil.copyfile(examples, whole / f"examples{examples.suffix}")
             return register_expert(queue, task_name, whole)
-    open_checked(queue, pull_base.fn(queue), task_name, directory, str(directory))
+    open_checked(queue.family, fetch_base(queue), task_name, directory, str(directory))
     digest = sha256_tree({p: sha256_file(directory / p) for p in _wanted(directory)})
     target = queue.family.root / "experts" / task_name / digest
     for path in _wanted(directory):

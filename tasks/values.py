@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from infra.contracts import ContractResult
-from infra.families import Family
+from infra.families import Family, Rung
 from infra.registry.experts import ExpertVersion
 from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion
 from infra.storage.store import S3Uri
 from merging.gate import GateReport
+from merging.settings import MergeSettings
 
 if TYPE_CHECKING:  # a sweep that finds nothing has no expert to open, and needs no torch
     from merging.experts.checkpoint import Checkpoint
@@ -79,7 +80,7 @@ class Build:
     """One attempt at merging: everything that determines its result."""
 
     family: Family
-    rung: str
+    rung: Rung
     base: Base
     deployed: Deployed | None
     arrivals: tuple[Member, ...]
@@ -110,7 +111,7 @@ class Build:
         return self.deployed.promotion.sequence if self.deployed else 0
 
     @property
-    def settings(self) -> Any:
+    def settings(self) -> MergeSettings:
         """The family's merge settings, changed as the rung asks."""
         if self.rung == "relearn-row":
             return self.family.merge.model_copy(update={"granularity": "row"})
@@ -135,18 +136,43 @@ class Build:
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """What came of a build: the gate's report and, unless it failed, the candidate's files.
+class Rejected:
+    """A build that may not go on.
 
-    ``run_id`` is the MLflow run with the report, the learning curve and the scores.
+    Attributes:
+        build: What was built.
+        report: The gate's decision.
+        run_id: The MLflow run with the report, the learning curve and the scores.
+        page: Where people look at that run.
     """
 
-    key: str
-    rung: str
-    arrivals: tuple[Member, ...]
+    build: Build
     report: GateReport
     run_id: str
-    manifest: Manifest | None
+    page: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A build that may go on: it passed, or a person has to decide.
+
+    Attributes:
+        build: What was built.
+        report: The gate's decision.
+        run_id: The MLflow run with the report, the learning curve and the scores.
+        page: Where people look at that run.
+        manifest: Of its files in the object store.
+    """
+
+    build: Build
+    report: GateReport
+    run_id: str
+    page: str
+    manifest: Manifest
+
+
+Attempt = Candidate | Rejected
+"""What came of a build."""
 
 
 def describe(members: Sequence[Member]) -> str:

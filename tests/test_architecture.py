@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,50 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted(package):
         keywords = {keyword.arg for call in calls for keyword in call.keywords}
         assert "trust_remote_code" not in keywords, path
         assert "torch.load" not in {ast.unparse(call.func) for call in calls}, path
+
+
+def parsed(package: str) -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text())) for path in (ROOT / package).rglob("*.py")]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_of_tags_and_metrics_stand_in_one_place(package):
+    tags = re.compile(r'"merge\.|validation_status|approval_status')
+    for path, module in parsed(package):
+        if path != ROOT / "infra" / "registry" / "tags.py":
+            assert not tags.search(path.read_text()), path
+        texts = {node.value for node in ast.walk(module) if isinstance(node, ast.Constant)}
+        metrics = {text for text in texts if str(text).startswith(("gate/", "learn/"))}
+        assert not metrics or path == ROOT / "infra" / "registry" / "metrics.py", (path, metrics)
+
+
+def test_flows_leave_every_call_to_a_server_to_a_task():
+    for path, module in parsed("flows"):
+        names = {node.attr for node in ast.walk(module) if isinstance(node, ast.Attribute)}
+        assert not names & {"registry", "store", "promotions", "cache"}, path
+
+
+def test_a_task_that_is_given_the_queue_is_tried_again():
+    given = 0
+    for path, module in parsed("tasks"):
+        for function in ast.walk(module):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            tasks = [call for call in function.decorator_list if "task(" in ast.unparse(call)]
+            if tasks and "queue" in {argument.arg for argument in function.args.args}:
+                assert ast.unparse(tasks[0]) == "task(**SIDE_EFFECT)", (path, function.name)
+                given += 1
+    assert given > 10
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_task_is_called_behind_prefects_back(package):
+    for path, module in parsed(package):
+        names = {node.attr for node in ast.walk(module) if isinstance(node, ast.Attribute)}
+        assert "fn" not in names, path
+
+
+@pytest.mark.parametrize("package", ["infra", "tasks", "flows"])
+def test_no_assertion_tells_states_apart(package):
+    for path, module in parsed(package):
+        assert not any(isinstance(node, ast.Assert) for node in ast.walk(module)), path

@@ -75,10 +75,10 @@ class _Row:
 
 def limits_chart(report: GateReport) -> Markup:
     """Difference to the reference against the margin, and gain kept against its floor."""
-    decided = [d for d in report.tasks if d.difference is not None]
-    differences = [_difference(d) for d in decided]
-    retentions = [_retention(d) for d in decided]
-    height = 34 + _ROW * len(decided) + 26
+    compared = [(row, d) for d in report.tasks if (row := _difference(d)) is not None]
+    differences = [row for row, _ in compared]
+    retentions = [_retention(d) for _, d in compared]
+    height = 34 + _ROW * len(compared) + 26
     parts = [
         *_forest(differences, 150, 300, "Difference in points", [0.0], labels=True),
         *_forest(retentions, 630, 230, "Gain that is kept, in percent", [0.0, 1.0]),
@@ -86,8 +86,10 @@ def limits_chart(report: GateReport) -> Markup:
     return svg.figure(_WIDTH, height, parts, "Each number against its limit")
 
 
-def _difference(d: TaskDecision) -> _Row:
-    assert d.difference is not None
+def _difference(d: TaskDecision) -> _Row | None:
+    """None where candidate and reference were not compared."""
+    if d.difference is None:
+        return None
     words = f"{points(d.difference)}  (at worst {points(d.difference_lower)})"
     verdict = _verdict(d, "not-worse")
     return _Row(

@@ -9,9 +9,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from infra.errors import Corrupt
 from infra.names import Name, check_relative_path
@@ -54,9 +54,9 @@ class Manifest(BaseModel):
     champion_sequence: int
     champion_version: int | None
     rung: str
-    settings: Mapping[str, Any]
-    policy: Mapping[str, Any]
-    plan: Mapping[str, Any]
+    settings: Mapping[str, JsonValue]
+    policy: Mapping[str, JsonValue]
+    plan: Mapping[str, JsonValue]
     files: Mapping[str, str]
 
     def to_bytes(self) -> bytes:

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -27,8 +26,7 @@ def folder(expert: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def look(base: Path, folder: Path):
-    queue = SimpleNamespace(name="f", family=FAMILY)
-    return open_checked(queue, Base(base, "digest"), "weather", folder, "f-weather/1")  # type: ignore[arg-type]
+    return open_checked(FAMILY, Base(base, "digest"), "weather", folder, "f-weather/1")
 
 
 def change_weights(folder: Path, change: Callable[[dict], object]) -> None:
