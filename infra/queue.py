@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mlflow import MlflowClient
-
 from infra.engine import Engine
 from infra.families import Family, load_family
 from infra.registry.registry import Registry
@@ -40,15 +38,12 @@ class MergeQueue:
         settings.apply()
         definition = load_family(family, settings.families_dir)
         store = connect_store(settings)
-        artifacts = settings.mlflow_artifact_root
         return cls(
             family=definition,
             settings=settings,
             store=store,
             cache=Cache(settings.cache_dir, store),
-            registry=Registry(
-                MlflowClient(settings.mlflow_uri), S3Uri.parse(artifacts) if artifacts else None
-            ),
+            registry=Registry.connect(settings),
             promotions=PromotionLog(store, definition.root / "promotions"),
         )
 

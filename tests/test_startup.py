@@ -8,21 +8,22 @@ from pathlib import Path
 
 import pytest
 
-ENGINE = {"torch", "transformers", "peft"}
-HEAVY = ENGINE | {"great_expectations", "matplotlib", "sklearn"}
+HEAVY = {"torch", "transformers", "peft", "great_expectations", "matplotlib", "sklearn"}
+SERVERS = {"mlflow", "prefect", "boto3", "httpx"}
+DATA = {"pandas", "numpy", "scipy"}
 
-# Modules that something starts with, and what must not come along.
 ENTRIES = {
-    "infra.cli": HEAVY | {"mlflow", "prefect", "boto3", "pandas", "numpy", "scipy"},
-    "infra.queue": HEAVY | {"prefect"},
-    "infra.history": HEAVY | {"prefect"},
-    "infra.contracts": HEAVY | {"prefect", "mlflow", "pandas", "numpy", "scipy"},
-    "merging.gate": HEAVY | {"pandas", "numpy", "scipy"},
-    "merging.settings": HEAVY | {"pandas", "numpy", "scipy"},
-    "flows.continual_merge": HEAVY,
-    "flows.promote": HEAVY,
-    "flows.rollback": HEAVY,
+    "infra.cli": SERVERS | DATA,
+    "infra.queue": {"prefect", "mlflow"},
+    "infra.history": {"prefect", "mlflow"},
+    "infra.contracts": SERVERS | DATA,
+    "merging.gate": SERVERS | DATA,
+    "merging.settings": SERVERS | DATA,
+    "flows.continual_merge": {"mlflow"},
+    "flows.promote": {"mlflow"},
+    "flows.rollback": {"mlflow"},
 }
+"""What something starts with, and what must not come along beside `HEAVY`."""
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -35,4 +36,4 @@ def test_starting_imports_nothing_heavy(entry):
         text=True,
         check=True,
     )
-    assert not ENTRIES[entry] & set(ran.stdout.split())
+    assert not (HEAVY | ENTRIES[entry]) & set(ran.stdout.split())

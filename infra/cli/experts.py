@@ -72,8 +72,6 @@ def explain(expert: Expert) -> None:
 
 def _open(expert: str):  # type: ignore[no-untyped-def]
     settings = connect()
-    from mlflow import MlflowClient
-
     from infra.names import check_family
     from infra.queue import MergeQueue
     from infra.registry.registry import Registry
@@ -86,6 +84,6 @@ def _open(expert: str):  # type: ignore[no-untyped-def]
             found=repr(expert),
             remedy="`supermerge status FAMILY` lists them.",
         )
-    registry = Registry(MlflowClient(settings.mlflow_uri))
+    registry = Registry.connect(settings)
     version = registry.experts.get(name, int(number))
     return MergeQueue.open(check_family(version.tags.family)), version

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlflow.exceptions import MlflowException
-
 from infra.errors import Refused
 from infra.names import check_family
 from infra.registry.tags import Approval, CandidateTags, MergedStatus
-from infra.registry.versions import ensure_model, get_version, retag, search_versions
+from infra.registry.versions import ensure_model, find_model, get_version, retag, search_versions
 from infra.storage.store import S3Uri
 
 if TYPE_CHECKING:
@@ -112,13 +110,8 @@ class MergedVersions:
 
     def aliases(self, family: str) -> dict[str, int]:
         """The family's aliases and the versions that they point to."""
-        try:
-            model = self._client.get_registered_model(check_family(family))
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return {}
-            raise
-        return {alias: int(version) for alias, version in model.aliases.items()}
+        model = find_model(self._client, check_family(family))
+        return {alias: int(to) for alias, to in model.aliases.items()} if model else {}
 
     def point(self, family: str, alias: str, version: int | None) -> None:
         """Points an alias to a version, or removes it; does nothing where that is so already."""

@@ -6,22 +6,25 @@ validated before it is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from infra.registry.experts import Experts
 from infra.registry.merged import MergedVersions
+from infra.registry.rest import RestClient
 from infra.registry.runs import Runs
 from infra.storage.store import S3Uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from infra.settings import Settings
+
 
 class Registry:
     """One MLflow server.
 
     Attributes:
-        client: MLflow's own client.
+        client: MLflow's own client, or the light one, which is loaded sooner.
         experts: The experts that are registered in it.
         merged: The merged models that are registered in it.
         runs: What it shows of every attempt.
@@ -33,3 +36,18 @@ class Registry:
         self.experts = Experts(client, artifact_root)
         self.merged = MergedVersions(client)
         self.runs = Runs(client)
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Registry:
+        """The MLflow of the settings: a server, or a database in this process."""
+        root = settings.mlflow_artifact_root
+        return cls(_client(settings), S3Uri.parse(root) if root else None)
+
+
+def _client(settings: Settings) -> MlflowClient:
+    if settings.mlflow_uri.startswith("http"):
+        # It has the methods of MLflow's own.
+        return cast("MlflowClient", RestClient(settings.mlflow_uri, settings.mlflow_login))
+    from mlflow import MlflowClient
+
+    return MlflowClient(settings.mlflow_uri)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-
 from infra.registry.metrics import LOSS
 from infra.registry.tags import BUILD_KEY, FAMILY, VERDICT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Metric
 
 _METRICS_PER_CALL = 1000  # MLflow takes no more of them in one batch.
 _DIGEST_LENGTH = 36  # MLflow takes no longer digest of a data set; in characters.
@@ -66,6 +65,8 @@ class Runs:
 
     def record(self, record: RunRecord) -> str:
         """Logs a run and returns its id; a build key that was logged whole is found again."""
+        from mlflow.entities import Param, RunTag
+
         experiment = self._experiment(record.family)
         query = f"tags.`{BUILD_KEY}` = '{record.build_key}'"
         for known in self._client.search_runs([experiment], query, max_results=1):
@@ -106,6 +107,8 @@ class Runs:
 
 def _metrics(record: RunRecord, time: int) -> list[Metric]:
     """All numbers of the gate, and as many evenly spaced losses as fit beside them."""
+    from mlflow.entities import Metric
+
     gate = [Metric(name, value, time, 0) for name, value in record.metrics.items()]
     losses = [Metric(LOSS, loss, time, step) for step, loss in record.losses]
     every = max(1, -(-len(losses) // (_METRICS_PER_CALL - len(gate))))
@@ -113,6 +116,8 @@ def _metrics(record: RunRecord, time: int) -> list[Metric]:
 
 
 def _dataset(examples: UsedExamples) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
     dataset = Dataset(
         name=f"{examples.task} {examples.side}",
         digest=examples.digest[:_DIGEST_LENGTH],

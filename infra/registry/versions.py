@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mlflow.exceptions import MlflowException
-
 from merging.errors import InvalidInput
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
     from infra.registry.tags import Tags
 
@@ -20,11 +18,13 @@ _PER_PAGE = 200  # Versions that one search returns at once.
 
 def ensure_model(client: MlflowClient, name: str) -> None:
     """Creates the registered model where it does not exist."""
-    try:
+    if find_model(client, name) is None:
         client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+
+
+def find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """A registered model with its aliases; None where there is none of this name."""
+    return next(iter(client.search_registered_models(f'name = "{name}"')), None)
 
 
 def get_version(client: MlflowClient, name: str, number: int) -> ModelVersion:
@@ -33,17 +33,14 @@ def get_version(client: MlflowClient, name: str, number: int) -> ModelVersion:
     Raises:
         InvalidInput: there is no such version.
     """
-    try:
-        return client.get_model_version(name, str(number))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise InvalidInput(
-            where=client.tracking_uri,
-            expected=f"version {number} of the registered model {name!r}",
-            found="no such version",
-            remedy="Look at the model's page for the versions there are.",
-        ) from error
+    for version in search_versions(client, f'name = "{name}" AND version_number = {number}'):
+        return version
+    raise InvalidInput(
+        where=client.tracking_uri,
+        expected=f"version {number} of the registered model {name!r}",
+        found="no such version",
+        remedy="Look at the model's page for the versions there are.",
+    )
 
 
 def search_versions(client: MlflowClient, query: str) -> Iterator[ModelVersion]:

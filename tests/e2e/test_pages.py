@@ -10,6 +10,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_a_decided_merge_is_told_in_mlflow_and_in_prefect(queue, expert, land):
+    from mlflow import MlflowClient
     from prefect.artifacts import Artifact
 
     from flows.continual_merge import continual_merge
@@ -19,7 +20,7 @@ def test_a_decided_merge_is_told_in_mlflow_and_in_prefect(queue, expert, land):
     (outcome,) = continual_merge(queue.name)
     version = queue.registry.merged.get(queue.name, outcome.version)
     client = queue.registry.client
-    run = client.get_run(version.run_id)
+    run = MlflowClient().get_run(version.run_id)
 
     files = {f.path for f in client.list_artifacts(version.run_id, "report")}
     assert {"report/report.html", "report/report.json", "report/data-docs"} <= files

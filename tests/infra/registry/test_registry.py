@@ -1,16 +1,22 @@
-"""Experts, merged models and runs in MLflow itself, on SQLite in this process."""
+"""Experts, merged models and runs in MLflow itself, on SQLite in this process.
+
+Once through MLflow's own client and once through the light one, which asks MLflow's server.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from mlflow import MlflowClient
 
 from infra.errors import Refused
 from infra.registry.metrics import LOSS, PASSED
 from infra.registry.registry import Registry
+from infra.registry.rest import RestClient
 from infra.registry.runs import RunRecord, UsedExamples
 from infra.registry.tags import CandidateTags
 from infra.storage.store import S3Uri
@@ -19,13 +25,23 @@ from merging.errors import InvalidInput
 SOURCE = S3Uri("bucket", "demo/experts/food")
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+@pytest.fixture(scope="module", params=["MLflow's client", "over REST"])
+def client(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowClient]:
     folder = tmp_path_factory.mktemp("mlflow")
+    database = f"sqlite:///{folder / 'mlflow.db'}"
     with contextlib.chdir(folder):  # MLflow keeps artifacts where it is first used.
-        client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+        client = MlflowClient(database)
         client.search_experiments()
-    return client
+    if request.param == "MLflow's client":
+        yield client
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("_MLFLOW_SERVER_FILE_STORE", database)
+        from mlflow.server import app
+
+        # What the light client does not do itself, it has done here.
+        patch.setattr("mlflow.MlflowClient", lambda _uri: client)
+        yield RestClient("http://localhost", transport=httpx.WSGITransport(app=app))
 
 
 @pytest.fixture
@@ -155,7 +171,8 @@ def test_a_run_is_logged_once_and_never_more_losses_than_mlflow_takes(
     assert registry.runs.record(record) == run_id
     assert registry.runs.metrics(run_id)[PASSED] == 1.0
     assert 500 < len(client.get_metric_history(run_id, LOSS)) < 1000
-    run = client.get_run(run_id)
+    experiment = client.get_experiment_by_name("supermerge/logged")
+    (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.tags["merge.verdict"] == "passed"
     assert run.inputs.dataset_inputs[0].dataset.name == "food gate"
     assert registry.runs.page(run_id).endswith(f"/runs/{run_id}/artifacts")
