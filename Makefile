@@ -9,10 +9,10 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help install format check test docs demo up down lock clean
+.PHONY: help install format check test test-fast docs demo up down lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed  ## virtual environment with the locked dependencies
 
@@ -35,7 +35,10 @@ check: install  ## style, lint and types
 	$(BIN)/mypy
 
 test: install  ## every test, against real servers on loopback
-	$(BIN)/python -m pytest -n 2 --maxschedchunk 1 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+test-fast: install  ## every test that needs no server
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not e2e' $(PYTEST_ARGS)
 
 docs: install  ## write docs/reference.md from the code
 	$(BIN)/python docs/reference.py

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import asdict, dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Literal
 
@@ -30,39 +33,52 @@ class Notice:
     text: str
 
 
-def send(family: Family, notice: Notice) -> Iterator[tuple[str, str]]:
-    """Sends a notice to every target; yields (target, fault) for each that could not be reached."""
+def send(
+    family: Family, notice: Notice, clock: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[str, str]]:
+    """Sends a notice to every target; yields (target, fault) for each that could not be reached.
+
+    Args:
+        family: Whose targets they are.
+        notice: What they are told.
+        clock: Gives seconds; measures the patience with all targets together.
+    """
     # httpx logs every address, and the address of a chat webhook is a secret.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    faults: dict[Target, str] = {}
-    threads = [
+    ended: SimpleQueue[tuple[int, str | None]] = SimpleQueue()
+    targets = dict(enumerate(family.notify, start=1))
+    deadline = clock() + _PATIENCE
+    for number, target in targets.items():
         # A block is foreign code that may hang. As a daemon it cannot keep the process from ending.
-        Thread(target=copy_context().run, args=(_deliver, target, notice, faults), daemon=True)
-        for target in family.notify
-    ]
-    deadline = time.monotonic() + _PATIENCE
-    for thread in threads:
-        thread.start()
-    for number, (target, thread) in enumerate(zip(family.notify, threads, strict=True), start=1):
-        thread.join(max(0.0, deadline - time.monotonic()))
-        fault = "it takes too long" if thread.is_alive() else faults.get(target)
-        if fault:
+        deliver = partial(_deliver, number, target, notice, ended)
+        Thread(target=copy_context().run, args=(deliver,), daemon=True).start()
+    faults: dict[int, str | None] = dict.fromkeys(targets, "it takes too long")
+    with suppress(Empty):
+        for _ in targets:
+            number, fault = ended.get(timeout=max(0.0, deadline - clock()))
+            faults[number] = fault
+    for number, target in targets.items():
+        if fault := faults[number]:
             block = f" (Prefect block {target.prefect_block})" if target.prefect_block else ""
             yield f"target {number} of {family.name}{block}", fault
 
 
-def _deliver(target: Target, notice: Notice, faults: dict[Target, str]) -> None:
-    """Tries a few times; leaves what went wrong the last time in ``faults``."""
+def _deliver(
+    number: int, target: Target, notice: Notice, ended: SimpleQueue[tuple[int, str | None]]
+) -> None:
+    """Tries a few times; puts what went wrong the last time, or None, into ``ended``."""
+    fault: str | None = None
     for wait in (*WAITS, None):
         try:
             _send(target, notice)
         except Exception as error:  # noqa: BLE001 - whatever a target does must not stop a merge
-            if wait is None:
-                faults[target] = _named(error)
-            else:
+            fault = _named(error)
+            if wait is not None:
                 time.sleep(wait)
         else:
-            return
+            fault = None
+            break
+    ended.put((number, fault))
 
 
 def _send(target: Target, notice: Notice) -> None:

@@ -9,9 +9,24 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from infra.settings import Settings
-from tests.e2e import tiny
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# The tensors are tiny and the machine runs other things too; torch reads this when it is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# No example fails for being slow: how long it takes is the machine's affair.
+hypothesis_settings.register_profile(
+    "supermerge",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+hypothesis_settings.load_profile("supermerge")
 
 SERVED = "tiny-served"
 """The one family that the receiver knows: its flows are started by webhooks, in the worker."""
@@ -58,7 +73,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     before = dict(os.environ)
     os.environ["SUPERMERGE_STATE_DIR"] = str(root / "state")
     os.environ["SUPERMERGE_FAMILIES_DIR"] = str(served)
-    os.environ["OMP_NUM_THREADS"] = "1"
     try:
         settings = start_stack(root / "state")
         os.environ["SUPERMERGE_FAMILIES_DIR"] = str(everything)
@@ -78,12 +92,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny base checkpoint."""
+    from tests.e2e import tiny
+
     return tiny.write_base(tmp_path_factory.mktemp("base") / "base")
 
 
 @pytest.fixture(scope="session")
 def expert(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Trained expert folders, each made once."""
+    from tests.e2e import tiny
+
     root = tmp_path_factory.mktemp("experts")
 
     def make(task: str, *, shuffled: bool = False, seed: int = 0) -> Path:

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import great_expectations as gx
@@ -70,21 +71,24 @@ def check_rules(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Contra
 def _validate(
     name: str, table: pd.DataFrame, expectations: Sequence[Expectation]
 ) -> dict[str, Any]:
+    # Every check replaces the source, and with it lets go of the table before.
+    asset = _context().data_sources.add_or_update_pandas("merge-queue").add_dataframe_asset(name)
+    batch = asset.get_batch(asset.build_batch_request({"dataframe": table}))
+    result = batch.validate(
+        gx.ExpectationSuite(name=name, expectations=list(expectations)),
+        result_format={"result_format": "SUMMARY", "partial_unexpected_count": _SHOWN},
+    )
+    return _without(_CHANCE, result.to_json_dict())
+
+
+@cache
+def _context() -> Any:
+    """One context for all checks; suites and results are not kept in it, which costs a third."""
     for logger in ("great_expectations", "great_expectations.data_context.types.base"):
         logging.getLogger(logger).setLevel(logging.ERROR)  # the second has a level of its own
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("merge-queue").add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe("whole")
-    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=list(expectations)))
-    definition = context.validation_definitions.add(
-        gx.ValidationDefinition(name=name, data=batch, suite=suite)
-    )
-    result = definition.run(
-        batch_parameters={"dataframe": table},
-        result_format={"result_format": "SUMMARY", "partial_unexpected_count": _SHOWN},
-    )
-    return _without(_CHANCE, result.to_json_dict())
+    return context
 
 
 def _without(keys: frozenset[str], value: Any) -> Any:

@@ -19,7 +19,8 @@ from merging.vectors.expert_set import ExpertSet
 
 numbers = st.floats(-1, 1, width=32)
 few = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 
