@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import time
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
-from infra.settings import PROJECT
+from infra.settings import PREFIX, PROJECT, Settings
 from infra.stack import packages
 from infra.stack.packages import DISTRIBUTION, PACKAGES, check_packages
 from merging.errors import InvalidInput
@@ -67,3 +71,45 @@ def test_a_folder_that_python_finds_before_ours_is_named(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "flows", raising=False)
     with pytest.raises(InvalidInput, match=f"flows in {tmp_path}"):
         check_packages()
+
+
+def install(wheel: Path, folder: Path) -> Path:
+    """A virtual environment with the wheel and the dependencies of this one; its programs."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python"]
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--quiet", "--ignore-installed", wheel], check=True
+    )
+    return folder / "bin"
+
+
+@pytest.mark.e2e
+def test_an_installed_wheel_runs_in_a_folder_with_packages_of_the_same_names(wheel, tmp_path):
+    programs, folder = install(wheel, tmp_path / "venv"), tmp_path / "folder"
+    for name in ("tasks", "infra"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise SystemExit('not the project')")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith((PREFIX, "PYTHON"))}
+    environment["PATH"] += f":{Path(sys.executable).parent}"  # the S3 server
+
+    def supermerge(*words: str) -> str:
+        command = [programs / "supermerge", *words]
+        return subprocess.check_output(command, cwd=folder, env=environment, text=True)
+
+    try:
+        assert ".supermerge/stack.json" in "".join(supermerge("up").split())
+        assert "champion none yet" in supermerge("status", "demo")
+        settings = Settings.load(folder / ".supermerge")
+        with httpx.Client(base_url=settings.prefect_api) as prefect:
+            deployment = prefect.get("/deployments/name/continual-merge/continual-merge").json()
+            created = f"/deployments/{deployment['id']}/create_flow_run"
+            run = prefect.post(created, json={"parameters": {"family": "demo"}}).json()
+            while run["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):
+                time.sleep(1)
+                run = prefect.get(f"/flow_runs/{run['id']}").json()
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    finally:
+        supermerge("down")
+    assert {path.name for path in folder.iterdir()} == {"tasks", "infra", ".supermerge"}
