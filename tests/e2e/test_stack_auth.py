@@ -12,10 +12,10 @@ import pytest
 
 from infra.settings import Settings
 from infra.stack import start_stack
+from tests.docs.pages import blocks
 
 pytestmark = pytest.mark.e2e
 
-TRAINER, PASSWORD = "trainer", "a-long-enough-password"
 PATIENCE = 300  # seconds; only says when to give up
 
 
@@ -35,14 +35,21 @@ def guarded(stack: Settings, queue, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.fixture
-def trainer(guarded: Settings) -> None:
-    """A user who may read everything and change what is theirs."""
-    user = {"username": TRAINER, "password": PASSWORD}
-    address = f"{guarded.mlflow_uri}/api/2.0/mlflow/users/create"
-    httpx.post(address, json=user, auth=guarded.mlflow_login).raise_for_status()
+def users(guarded: Settings, queue) -> None:
+    """The trainer and the reviewer that docs/operations.md makes, for this family."""
+    (code,) = blocks("docs/operations.md", "python")
+    code = code.replace("http://127.0.0.1:18300", guarded.mlflow_uri).replace(
+        '"demo"', repr(queue.name)
+    )
+    exec(compile(code, "docs/operations.md", "exec"), {})
 
 
-@pytest.mark.usefixtures("trainer")
+def log_in(monkeypatch: pytest.MonkeyPatch, name: str, password: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+
+
+@pytest.mark.usefixtures("users")
 def test_a_trainer_lands_an_expert_and_decides_nothing(
     guarded: Settings, queue, expert, land, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,8 +61,7 @@ def test_a_trainer_lands_an_expert_and_decides_nothing(
     assert httpx.get(search).status_code == 401
 
     with monkeypatch.context() as environment:
-        environment.setenv("MLFLOW_TRACKING_USERNAME", TRAINER)
-        environment.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+        log_in(environment, "trainer", "a long password")
         land(queue, "weather", expert("weather"))
 
     deadline = time.monotonic() + PATIENCE
@@ -64,10 +70,12 @@ def test_a_trainer_lands_an_expert_and_decides_nothing(
     promoted = queue.promotions.newest()
     assert promoted is not None, "the webhook, the receiver and the flow work with authentication"
 
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", TRAINER)
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    log_in(monkeypatch, "trainer", "a long password")
     client, version = MlflowClient(), str(promoted.version)
     with pytest.raises(MlflowException, match=r"403|PERMISSION_DENIED|Permission denied"):
         client.set_model_version_tag(queue.name, version, "approval_status", "approved")
     with pytest.raises(MlflowException, match=r"403|PERMISSION_DENIED|Permission denied"):
         client.set_registered_model_alias(queue.name, "champion", version)
+
+    log_in(monkeypatch, "reviewer", "another long password")
+    client.set_model_version_tag(queue.name, version, "approval_status", "approved")
