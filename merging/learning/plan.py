@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values; what counts bytes says so in its name."""
-        return {f"{k}_bytes" if isinstance(v, int) else k: v for k, v in asdict(self).items()}
+        values = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        return {f"{k}_bytes" if isinstance(v, int) else k: v for k, v in values.items()}
 
 
 def make_plan(
