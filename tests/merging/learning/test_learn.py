@@ -5,10 +5,8 @@ from typing import get_args
 
 import pytest
 import torch
-from transformers import AutoModel
 
 from merging.errors import InvalidInput
-from merging.experts.heads import Head
 from merging.learning.learn import learn_coefficients
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
@@ -46,24 +44,6 @@ def test_the_same_seed_gives_the_same_bits(text_set: ExpertSet, tmp_path: Path) 
     )
     assert first.coefficients.digest == second.coefficients.digest
     assert first.history == second.history
-
-
-def test_the_example_in_the_documentation_runs(
-    text_base: Path,
-    text_expert_directories: tuple[Path, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "method.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0]
-    for name, target in zip(
-        ("base", "reviews", "tweets"), (text_base, *text_expert_directories[:2]), strict=True
-    ):
-        (tmp_path / name).symlink_to(target)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/method.md", "exec"), {})
-    AutoModel.from_pretrained(tmp_path / "merged" / "model")
-    assert Head.load(tmp_path / "merged" / "heads" / "reviews", "reviews").labels
 
 
 class Killed(Exception):
