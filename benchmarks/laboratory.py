@@ -23,6 +23,7 @@ from merging.experts.heads import Head
 from merging.learning.learn import Learned, learn_coefficients
 from merging.models.coefficients import Coefficients
 from merging.models.evaluate import evaluate
+from merging.models.folder import MergedFolder
 from merging.models.materialise import materialise
 from merging.settings import MergeSettings
 from merging.vectors.backbone import Backbone
@@ -91,7 +92,7 @@ class Laboratory:
             seconds = time.process_time() - started
             with tempfile.TemporaryDirectory(dir=self.work) as folder:
                 write_baseline(experts, delta, scale, Path(folder) / "out")
-                accuracy = self.accuracies(self.backbone(Path(folder) / "out/model"))
+                accuracy = self.accuracies(self.backbone(MergedFolder(Path(folder) / "out").model))
             return Result(accuracy, seconds, f"λ = {scale}" if scale != 1.0 else "")
 
         return self.remember(f"baseline {method}", make)
@@ -138,7 +139,7 @@ class Laboratory:
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             out = Path(folder) / "out"
             self.write(learned, out)
-            return self.accuracies(self.backbone(out / "model"), heads)
+            return self.accuracies(self.backbone(MergedFolder(out).model), heads)
 
     def write(self, learned: Learned, out: Path) -> None:
         """The merged model as files."""

@@ -20,6 +20,7 @@ from transformers import AutoModel
 
 from benchmarks.laboratory import Laboratory, Result
 from infra.demo.tasks import TASKS
+from merging.models.folder import MergedFolder
 from merging.serving import Encoder
 from merging.settings import MergeSettings
 
@@ -56,7 +57,7 @@ def _probe_merged(
         with tempfile.TemporaryDirectory(dir=laboratory.work) as folder:
             out = Path(folder) / "out"
             laboratory.write(laboratory.learn(settings, others), out)
-            return Result({task: probe_accuracy(laboratory, task, out / "model")})
+            return Result({task: probe_accuracy(laboratory, task, MergedFolder(out).model)})
 
     return laboratory.remember(name, make).accuracy[task]
 

@@ -13,6 +13,7 @@ from infra.history import gate_scores
 from infra.queue import MergeQueue
 from infra.storage.manifest import Manifest
 from merging.models.coefficients import Coefficients
+from merging.models.folder import MergedFolder
 
 
 def compare(queue: MergeQueue, a: int, b: int) -> list[tuple[str, str, str, str]]:
@@ -32,7 +33,7 @@ def _side(queue: MergeQueue, number: int) -> dict[str, tuple[str, str, str]]:
     manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
     scores = gate_scores(queue, version)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "coefficients.safetensors"
+        file = MergedFolder(Path(folder)).coefficients
         queue.store.download(version.location / file.name, file)
         coefficients = Coefficients.load(file)
     return {

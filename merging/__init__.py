@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from merging.learning.plan import Memory, make_plan
     from merging.models.coefficients import Coefficients
     from merging.models.evaluate import evaluate
+    from merging.models.folder import MergedFolder
     from merging.models.materialise import materialise, verify
     from merging.preflight import check_expert
     from merging.settings import MergeSettings
@@ -32,6 +33,7 @@ _ROOMS = {
     "ExpertSet": "vectors.expert_set",
     "Memory": "learning.plan",
     "MergeSettings": "settings",
+    "MergedFolder": "models.folder",
     "ModelKind": "kinds",
     "check_expert": "preflight",
     "evaluate": "models.evaluate",
@@ -49,6 +51,7 @@ __all__ = [
     "ExpertSet",
     "Memory",
     "MergeSettings",
+    "MergedFolder",
     "ModelKind",
     "check_expert",
     "evaluate",

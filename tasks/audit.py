@@ -41,7 +41,7 @@ def check_rebuild(base: Base, deployed: Deployed) -> tuple[str, ...]:
     """Whether base, experts and coefficients still give the deployed bytes."""
     try:
         experts = tuple(member.expert for member in deployed.members)
-        verify(ExpertSet(base.checkpoint, experts, deployed.manifest.kind), deployed.directory)
+        verify(ExpertSet(base.checkpoint, experts, deployed.manifest.kind), deployed.folder)
     except NotReproduced as error:
         return (str(error),)
     return ()
@@ -51,11 +51,11 @@ def check_rebuild(base: Base, deployed: Deployed) -> tuple[str, ...]:
 def check_scores(queue: MergeQueue, deployed: Deployed) -> tuple[str, ...]:
     """Whether the champion, asked again, still gives the answers that were judged."""
     device = choose_device(queue.family.device)
-    backbone = Backbone.open(deployed.directory / "model", queue.family.kind)
+    backbone = Backbone.open(deployed.folder.model, queue.family.kind)
     findings = []
     for member in deployed.members:
         judged = ask_champion(queue, deployed, member)
-        head = Head.load(deployed.directory / "heads" / member.task, member.task)
+        head = Head.load(deployed.folder.head(member.task), member.task)
         now = queue.engine.evaluate(backbone, head, member.expert.split.gate, device)
         if judged is not None and now.correct.sum() != judged.correct.sum():
             findings.append(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 from prefect import task
 
@@ -19,6 +18,7 @@ from infra.storage.manifest import Manifest, hash_files
 from infra.storage.store import S3Uri
 from merging.experts.heads import Head
 from merging.gate.decision import TaskScores
+from merging.models.folder import MODEL, MergedFolder
 from merging.models.outcomes import Outcomes
 from merging.vectors.backbone import Backbone
 from merging.vectors.expert_set import ExpertSet
@@ -34,13 +34,13 @@ def score_expert(queue: MergeQueue, base: Base, member: Member) -> tuple[Outcome
 
 
 @task(**SIDE_EFFECT)
-def score_build(queue: MergeQueue, build: Build, merged: Path) -> list[TaskScores]:
+def score_build(queue: MergeQueue, build: Build, merged: MergedFolder) -> list[TaskScores]:
     """Everything the gate needs, one entry per old and new task."""
-    digest = sha256_tree(hash_files(merged / "model"))
-    backbone = Backbone.open(merged / "model", build.family.kind)
+    digest = sha256_tree(hash_files(merged.model))
+    backbone = Backbone.open(merged.model, build.family.kind)
     scores = []
     for member in build.members:
-        head = Head.load(merged / "heads" / member.task, member.task)
+        head = Head.load(merged.head(member.task), member.task)
         base, expert = ask_expert(queue, build.base, member)
         candidate = _ask(queue, member, head, digest, lambda: backbone)
         scores.append(
@@ -84,9 +84,9 @@ def ask_champion(queue: MergeQueue, deployed: Deployed | None, member: Member) -
         return None
     head = member.expert.head
     if member.task in deployed.manifest.tasks:
-        head = Head.load(deployed.directory / "heads" / member.task, member.task)
-    digest = sha256_tree(_below(deployed.manifest, "model/"))
-    model = deployed.directory / "model"
+        head = Head.load(deployed.folder.head(member.task), member.task)
+    digest = sha256_tree(_below(deployed.manifest, f"{MODEL}/"))
+    model = deployed.folder.model
     return _ask(queue, member, head, digest, lambda: Backbone.open(model, queue.family.kind))
 
 

@@ -12,6 +12,7 @@ from infra.engine import Engine
 from merging.gate import Check, GateReport
 from merging.gate.artifact import check_latency, check_weights
 from merging.gate.decision import TaskScores, decide
+from merging.models.folder import MergedFolder
 from merging.vectors.backbone import Backbone
 from tasks.learn import choose_device
 from tasks.values import Build
@@ -21,7 +22,7 @@ _TIMED_INPUTS = 8
 
 @task(persist_result=False)
 def judge(
-    engine: Engine, build: Build, merged: Path, scores: Sequence[TaskScores], rungs: int
+    engine: Engine, build: Build, merged: MergedFolder, scores: Sequence[TaskScores], rungs: int
 ) -> tuple[GateReport, ContractResult]:
     """Decides on a candidate; a decision that does not keep its contract is a failure.
 
@@ -32,11 +33,11 @@ def judge(
         scores: Of every old and new task.
         rungs: How many rungs of the ladder share the gate examples.
     """
-    champion = build.deployed.directory / "model" if build.deployed else None
+    champion = build.deployed.folder.model if build.deployed else None
     kind = build.family.kind
-    checks = list(check_weights(build.base.directory, merged / "model", champion, kind))
+    checks = list(check_weights(build.base.directory, merged.model, champion, kind))
     if champion is not None:
-        checks.append(_check_latency(engine, build, merged / "model", champion))
+        checks.append(_check_latency(engine, build, merged.model, champion))
     report = decide(build.family.gate, scores, attempts=rungs, checks=checks)
     contract = check_gate_report(report, [member.task for member in build.members])
     if not contract.passed:

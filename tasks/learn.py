@@ -15,6 +15,7 @@ from merging.experts.heads import Head
 from merging.learning.learn import Learned
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
+from merging.models.folder import MergedFolder
 from merging.models.materialise import materialise
 from tasks.values import Build
 
@@ -61,12 +62,12 @@ def learn(engine: Engine, build: Build, work: Path) -> Learned:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def write_model(build: Build, learned: Learned, work: Path) -> Path:
+def write_model(build: Build, learned: Learned, work: Path) -> MergedFolder:
     """Writes the merged backbone, heads and coefficients into a folder below ``work``."""
     out = work / "merged"
     if not out.exists():  # it is renamed into place, so what exists is whole
         materialise(build.experts, learned.coefficients, learned.heads, out)
-    return out
+    return MergedFolder(out)
 
 
 def _deployed_state(build: Build) -> tuple[Coefficients | None, dict[str, Head] | None]:
@@ -75,6 +76,6 @@ def _deployed_state(build: Build) -> tuple[Coefficients | None, dict[str, Head] 
     if build.deployed is None or not build.kept or not warm:
         return None, None
     kept = [member.task for member in build.kept]
-    coefficients = Coefficients.load(build.deployed.directory / "coefficients.safetensors")
-    heads = {name: Head.load(build.deployed.directory / "heads" / name, name) for name in kept}
+    coefficients = Coefficients.load(build.deployed.folder.coefficients)
+    heads = {name: Head.load(build.deployed.folder.head(name), name) for name in kept}
     return coefficients.select(kept), heads

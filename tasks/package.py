@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from prefect import task
 
 from infra.packaging.mlflow_files import add_mlflow_files
-from infra.packaging.probe import PROBE, write_probe
+from infra.packaging.probe import write_probe
 from infra.queue import MergeQueue
-from infra.storage.manifest import MANIFEST, Manifest, hash_files
+from infra.storage.manifest import Manifest, hash_files
 from merging.gate.decision import TaskScores
 from merging.learning.learn import Learned
+from merging.models.folder import MANIFEST, MergedFolder
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Build
 
 
 @task(**SIDE_EFFECT)
 def package_candidate(
-    queue: MergeQueue, build: Build, merged: Path, learned: Learned, scores: Sequence[TaskScores]
+    queue: MergeQueue,
+    build: Build,
+    merged: MergedFolder,
+    learned: Learned,
+    scores: Sequence[TaskScores],
 ) -> Manifest:
     """Completes the folder of a candidate that passed and uploads it, the manifest last.
 
@@ -30,7 +34,7 @@ def package_candidate(
         return Manifest.read(queue.store, location)
     add_mlflow_files(merged, build.family.kind, build.key)
     write_probe(
-        merged / PROBE,
+        merged.probe,
         {s.task: s.candidate for s in scores},
         {m.task: m.expert for m in build.members},
     )
@@ -52,9 +56,9 @@ def package_candidate(
         settings=build.settings.model_dump(mode="json"),
         policy=build.family.gate.model_dump(mode="json"),
         plan=learned.plan.to_json(),
-        files=hash_files(merged),
+        files=hash_files(merged.path),
     )
     for path in manifest.files:
-        queue.store.upload(merged / path, location / path)
+        queue.store.upload(merged.path / path, location / path)
     queue.store.write(location / MANIFEST, manifest.to_bytes())
     return manifest

@@ -15,6 +15,7 @@ from infra.storage.promotions import Promotion
 from infra.storage.store import S3Uri
 from merging.errors import InvalidInput
 from merging.experts.expert import open_expert
+from merging.models.folder import MergedFolder
 from merging.preflight import check_base
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Deployed, Member, Pulled
@@ -75,7 +76,7 @@ def pull_champion(queue: MergeQueue, promotion: Promotion) -> Deployed:
     manifest = Manifest.read(queue.store, location, promotion.manifest_sha256)
     directory, _ = queue.cache.pull(queue.store.list(location), manifest.files)
     members = tuple(_pull_member(queue, record) for record in manifest.experts)
-    return Deployed(promotion, manifest, directory, members)
+    return Deployed(promotion, manifest, MergedFolder(directory), members)
 
 
 def _pull_member(queue: MergeQueue, record: MergedExpert) -> Member:

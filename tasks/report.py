@@ -18,6 +18,7 @@ from merging.gate.decision import TaskScores
 from merging.learning.grouping import cosines
 from merging.learning.learn import Learned
 from merging.models.coefficients import Coefficients
+from merging.models.folder import MergedFolder
 from tasks.values import Build, Deployed, Member, describe
 
 
@@ -28,7 +29,7 @@ def write_report(
     scores: Sequence[TaskScores],
     report: GateReport,
     contract: ContractResult,
-    merged: Path,
+    merged: MergedFolder,
     mlflow: str,
 ) -> Path:
     """Writes the report into the merged model's folder and returns the report's folder.
@@ -69,7 +70,7 @@ def write_report(
             f"supermerge pull {family.name} DIRECTORY    # its files, digests checked",
         ),
     )
-    return render_report(inputs, merged / "report").parent
+    return render_report(inputs, merged.report).parent
 
 
 def _flips(
@@ -94,7 +95,7 @@ def _cosines(build: Build) -> dict[str, dict[str, float]]:
 def _champion_coefficients(deployed: Deployed | None) -> Coefficients | None:
     if deployed is None:
         return None
-    return Coefficients.load(deployed.directory / "coefficients.safetensors")
+    return Coefficients.load(deployed.folder.coefficients)
 
 
 def _shown(member: Member, mlflow: str) -> ShownMember:

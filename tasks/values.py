@@ -17,6 +17,7 @@ from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion
 from infra.storage.store import S3Uri
 from merging.gate import GateReport
+from merging.models.folder import MergedFolder
 from merging.settings import MergeSettings
 
 if TYPE_CHECKING:  # a sweep that finds nothing has no expert to open, and needs no torch
@@ -71,7 +72,7 @@ class Deployed:
 
     promotion: Promotion
     manifest: Manifest
-    directory: Path
+    folder: MergedFolder
     members: tuple[Member, ...]
 
 

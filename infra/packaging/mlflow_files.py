@@ -20,29 +20,29 @@ from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
 from merging import serving
 from merging.kinds import ModelKind
+from merging.models.folder import CODE, MergedFolder
 
 _MODULE = "merged_model"
 _NEEDS = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pillow")
 
 
-def add_mlflow_files(directory: Path, kind: ModelKind, model_id: str) -> None:
+def add_mlflow_files(folder: MergedFolder, kind: ModelKind, model_id: str) -> None:
     """Adds ``MLmodel``, ``code/`` and the environment files to a merged model.
 
     Args:
-        directory: The merged model; files there of these names are replaced.
+        folder: The merged model; files there of these names are replaced.
         kind: What its inputs are.
         model_id: Identity of the model; the same identity gives the same bytes.
     """
-    code = directory / "code"
-    code.mkdir(exist_ok=True)
-    shutil.copyfile(Path(serving.__file__), code / f"{_MODULE}.py")
+    folder.code.mkdir(exist_ok=True)
+    shutil.copyfile(Path(serving.__file__), folder.code / f"{_MODULE}.py")
 
     pinned = [f"{name}=={_public(version(name))}" for name in ("mlflow", *_NEEDS)]
-    (directory / "requirements.txt").write_text("\n".join(pinned) + "\n")
+    (folder.path / "requirements.txt").write_text("\n".join(pinned) + "\n")
     python = ".".join(map(str, sys.version_info[:3]))
     environment = {"python": python, "build_dependencies": ["pip"]}
     environment["dependencies"] = ["-r requirements.txt"]
-    (directory / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
+    (folder.path / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
 
     item = DataType.binary if kind.reads_images else DataType.string
     schema = Schema([ColSpec(DataType.string, "task"), ColSpec(Array(item), "inputs")])
@@ -52,9 +52,9 @@ def add_mlflow_files(directory: Path, kind: ModelKind, model_id: str) -> None:
         signature=ModelSignature(inputs=schema),
     )
     mlflow.pyfunc.add_to_model(
-        model, loader_module=_MODULE, data=".", code="code", python_env="python_env.yaml"
+        model, loader_module=_MODULE, data=".", code=CODE, python_env="python_env.yaml"
     )
-    model.save(str(directory / "MLmodel"))
+    model.save(str(folder.path / "MLmodel"))
 
 
 def _public(release: str) -> str:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import Corrupt
+from merging.models.folder import MergedFolder
 
 if TYPE_CHECKING:  # a fresh process that only asks the model needs neither
     from merging.experts.expert import Expert
     from merging.models.outcomes import Outcomes
 
-PROBE = "probe.json"
 _QUESTIONS = 8  # per task
 _TIMEOUT = 600  # seconds
 
@@ -75,7 +75,7 @@ def _main(directory: Path) -> None:
     import mlflow.pyfunc
 
     model = mlflow.pyfunc.load_model(str(directory))
-    for name, probe in json.loads((directory / PROBE).read_text()).items():
+    for name, probe in json.loads(MergedFolder(directory).probe.read_text()).items():
         inputs = [_decode(value) for value in probe["inputs"]]
         found = model.predict({"task": name, "inputs": inputs})
         answers = [answer["label"] if "label" in answer else answer["text"] for answer in found]

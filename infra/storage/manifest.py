@@ -18,8 +18,7 @@ from infra.names import Name, check_relative_path
 from infra.storage.cache import download_fresh, sha256_file
 from infra.storage.store import ObjectStore, S3Uri
 from merging.kinds import ModelKind
-
-MANIFEST = "manifest.json"
+from merging.models.folder import MANIFEST
 
 
 class MergedExpert(BaseModel):

@@ -15,6 +15,7 @@ from merging.errors import InvalidInput, NotReproduced
 from merging.experts.checkpoint import Checkpoint, digest_file
 from merging.experts.heads import Head
 from merging.models.coefficients import Coefficients
+from merging.models.folder import MergedFolder
 from merging.safefile import Spec, write_tensors
 from merging.vectors.deltas import Source, backbone_names, summed_blocks
 from merging.vectors.expert_set import ExpertSet
@@ -23,13 +24,12 @@ from merging.vectors.preprocess import processed_sources
 SHARD_BYTES = 5_000_000_000
 # What a model directory needs beside its weights; nothing that could be code or a pickle.
 COMPANIONS = (".json", ".txt", ".model", ".jinja")
-COEFFICIENTS = "coefficients.safetensors"
 Merged = Callable[[str], Tensor | Iterable[Tensor]]  # whole or in blocks, by canonical name
 
 
 def materialise(
     experts: ExpertSet, coefficients: Coefficients, heads: Mapping[str, Head], out: Path
-) -> None:
+) -> MergedFolder:
     """Writes `model/`, `heads/<task>/` and `coefficients.safetensors` into `out`.
 
     They are written beside and renamed, so `out` is whole or not there. Computed in fp32 on the
@@ -41,6 +41,7 @@ def materialise(
     _check(experts, coefficients)
     chosen = {task: heads[task] for task in coefficients.tasks}
     write_model(experts, _merger(experts, coefficients), chosen, out, coefficients)
+    return MergedFolder(out)
 
 
 def write_model(
@@ -55,11 +56,12 @@ def write_model(
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        _write_backbone(experts, merged, beside / "model")
+        folder = MergedFolder(beside)
+        _write_backbone(experts, merged, folder.model)
         for task, head in heads.items():
-            head.save(beside / "heads" / task)
+            head.save(folder.head(task))
         if coefficients is not None:
-            coefficients.save(beside / COEFFICIENTS)
+            coefficients.save(folder.coefficients)
         beside.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
@@ -68,22 +70,22 @@ def write_model(
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def verify(experts: ExpertSet, merged: Path) -> None:
+def verify(experts: ExpertSet, merged: MergedFolder) -> None:
     """Builds a merged model's backbone again from its coefficients and compares every file.
 
     Raises:
         NotReproduced: A file is missing or its bytes differ.
     """
-    coefficients = Coefficients.load(merged / COEFFICIENTS)
-    with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".verify.") as folder:
-        again = Path(folder) / "model"
+    coefficients = Coefficients.load(merged.coefficients)
+    with tempfile.TemporaryDirectory(dir=merged.path.parent, prefix=".verify.") as folder:
+        again = MergedFolder(Path(folder)).model
         _check(experts, coefficients)
         _write_backbone(experts, _merger(experts, coefficients), again)
         for path in sorted(again.iterdir()):
-            found = merged / "model" / path.name
-            if not found.is_file() or digest_file(found) != digest_file(path):
+            built = merged.model / path.name
+            if not built.is_file() or digest_file(built) != digest_file(path):
                 raise NotReproduced(
-                    where=str(found),
+                    where=str(built),
                     expected="the bytes that base, experts and coefficients give",
                     found="others",
                     remedy="Materialise the model again from its coefficients.",

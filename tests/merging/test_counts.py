@@ -79,9 +79,9 @@ def test_a_build_of_three_experts(
     settings = MergeSettings(steps=2, batch_size=2)
     make_plan(experts, settings, Memory.of(CPU))
     learned = learn_coefficients(experts, settings, work=tmp_path / "work", device=CPU)
-    materialise(experts, learned.coefficients, learned.heads, tmp_path / "out")
+    merged = materialise(experts, learned.coefficients, learned.heads, tmp_path / "out")
     cosines(experts)
-    candidate = Backbone.open(tmp_path / "out/model", KIND)
+    candidate = Backbone.open(merged.model, KIND)
     for expert in experts.experts:
         for backbone in (Backbone.of(base, KIND), experts.backbone(expert.task), candidate):
             evaluate(backbone, expert.head, expert.split.gate, CPU)

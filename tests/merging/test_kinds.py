@@ -194,19 +194,18 @@ def test_every_kind_goes_the_whole_way(
     learned = learn_coefficients(merged_set, settings, work=tmp_path / "work", device=CPU)
     losses = [sum(record.losses.values()) for record in learned.history[1:]]
     assert losses[-1] < losses[0]
-    out = tmp_path / "out"
-    materialise(merged_set, learned.coefficients, learned.heads, out)
+    out = materialise(merged_set, learned.coefficients, learned.heads, tmp_path / "out")
     verify(merged_set, out)
-    original, merged = merged_set.base, Checkpoint.open(out / "model")
+    original, merged = merged_set.base, Checkpoint.open(out.model)
     assert {n: (i.shape, i.dtype) for n, i in original.tensors.items()} == {
         n: (i.shape, i.dtype) for n, i in merged.tensors.items()
     }
-    checks = check_weights(base, out / "model", None, made.kind)
+    checks = check_weights(base, out.model, None, made.kind)
     assert [check.verdict for check in checks] == ["passed", "passed"]
-    loaded = made.loader.from_pretrained(out / "model")
+    loaded = made.loader.from_pretrained(out.model)
     assert all(bool(torch.isfinite(p).all()) for p in loaded.parameters())
     gate = experts[0].split.gate
-    head = Head.load(out / "heads/task-0", "task-0")
+    head = Head.load(out.head("task-0"), "task-0")
     outcomes = evaluate(Backbone.of(merged, made.kind), head, gate, CPU)
     assert outcomes.keys == gate.keys
 
@@ -258,9 +257,9 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     learned = learn_coefficients(alone, settings, work=tmp_path / "w", device=CPU)
     assert "lm_head.weight" not in learned.coefficients.values
     assert "wte.weight" in learned.coefficients.values
-    materialise(alone, learned.coefficients, alone.heads, tmp_path / "out")
-    assert "lm_head.weight" not in load_file(tmp_path / "out/model/model.safetensors")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out/model")
+    out = materialise(alone, learned.coefficients, alone.heads, tmp_path / "out")
+    assert "lm_head.weight" not in load_file(out.model / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(out.model)
     assert model.lm_head.weight is model.transformer.wte.weight
-    config = json.loads((tmp_path / "out/heads/task/config.json").read_text())
+    config = json.loads((out.head("task") / "config.json").read_text())
     assert config["model_type"] == "gpt2"

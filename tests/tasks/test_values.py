@@ -10,6 +10,7 @@ import pytest
 from infra.families import Family
 from infra.storage.manifest import MergedExpert
 from merging.experts.expert import Expert
+from merging.models.folder import MergedFolder
 from merging.settings import MergeSettings
 from tasks.values import Base, Build, Deployed, Member
 
@@ -36,7 +37,7 @@ def deployed(*tasks: str, sequence: int = 1) -> Deployed:
 
     Entry.sequence = sequence
     members = tuple(member(task) for task in tasks)
-    return Deployed(Entry, None, Path("champion"), members)  # type: ignore[arg-type]
+    return Deployed(Entry, None, MergedFolder(Path("champion")), members)  # type: ignore[arg-type]
 
 
 def build(**changes: object) -> Build:

@@ -12,6 +12,7 @@ from merging.experts.checkpoint import Checkpoint, digest_directory
 from merging.experts.heads import Head
 from merging.models.coefficients import Coefficients
 from merging.models.evaluate import evaluate
+from merging.models.folder import MergedFolder
 from merging.models.materialise import materialise, verify
 from merging.vectors.backbone import Backbone
 from merging.vectors.expert_set import ExpertSet
@@ -52,7 +53,7 @@ def test_the_same_inputs_give_the_same_bytes_and_load_with_transformers(
         merge_experts(text_set, tmp_path / name, 0.3)
     assert digest_directory(tmp_path / "a") == digest_directory(tmp_path / "b")
     AutoModel.from_pretrained(tmp_path / "a" / "model")
-    verify(text_set, tmp_path / "a")
+    verify(text_set, MergedFolder(tmp_path / "a"))
 
 
 def test_verify_finds_a_changed_weight(
@@ -64,7 +65,7 @@ def test_verify_finds_a_changed_weight(
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(NotReproduced, match=r"model\.safetensors"):
-        verify(text_set, tmp_path / "out")
+        verify(text_set, MergedFolder(tmp_path / "out"))
 
 
 def test_coefficients_of_other_experts_are_refused(

@@ -64,10 +64,9 @@ def test_the_merged_model_is_built_from_what_was_learned_on(
     settings = QUICK.model_copy(update={"preprocess": method})
     device = torch.device("cpu")
     learned = learn_coefficients(text_set, settings, work=tmp_path / "work", device=device)
-    out = tmp_path / "out"
-    materialise(text_set, learned.coefficients, learned.heads, out)
-    verify(text_set, out)
-    loaded = Coefficients.load(out / "coefficients.safetensors")
+    merged = materialise(text_set, learned.coefficients, learned.heads, tmp_path / "out")
+    verify(text_set, merged)
+    loaded = Coefficients.load(merged.coefficients)
     assert loaded.preprocess == method
     base = text_set.base
     sources = processed_sources(text_set, method)
@@ -75,7 +74,7 @@ def test_the_merged_model_is_built_from_what_was_learned_on(
     expected = base.read(MATRIX) + sum(
         c * delta(s, MATRIX) for c, s in zip(weights, sources, strict=True)
     )
-    torch.testing.assert_close(Checkpoint.open(out / "model").read(MATRIX), expected)
+    torch.testing.assert_close(Checkpoint.open(merged.model).read(MATRIX), expected)
 
 
 def test_coefficients_of_differently_processed_vectors_are_not_the_same(

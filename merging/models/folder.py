@@ -1,0 +1,55 @@
+"""Where the parts of a merged model lie in its folder, on disk and in the object store alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL = "model"
+HEADS = "heads"
+COEFFICIENTS = "coefficients.safetensors"
+MANIFEST = "manifest.json"
+REPORT = "report"
+PROBE = "probe.json"
+CODE = "code"
+
+
+@dataclass(frozen=True)
+class MergedFolder:
+    """The folder of a merged model; it need not exist, and need not be whole yet."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The merged backbone, as transformers saves one."""
+        return self.path / MODEL
+
+    def head(self, task: str) -> Path:
+        """One task's head, as `Head.save` writes it."""
+        return self.path / HEADS / task
+
+    @property
+    def coefficients(self) -> Path:
+        """The effective coefficients, as `Coefficients.save` writes them."""
+        return self.path / COEFFICIENTS
+
+    @property
+    def manifest(self) -> Path:
+        """What it was made of, and the digest of every file; written last."""
+        return self.path / MANIFEST
+
+    @property
+    def report(self) -> Path:
+        """The report on the merge, pages and data."""
+        return self.path / REPORT
+
+    @property
+    def probe(self) -> Path:
+        """A few questions with known answers."""
+        return self.path / PROBE
+
+    @property
+    def code(self) -> Path:
+        """The module that MLflow loads the model with."""
+        return self.path / CODE
