@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.errors import Corrupt
 from infra.names import Name, check_relative_path
@@ -53,9 +53,9 @@ class Manifest(BaseModel):
     champion_sequence: int
     champion_version: int | None
     rung: str
-    settings: Mapping[str, JsonValue]
-    policy: Mapping[str, JsonValue]
-    plan: Mapping[str, JsonValue]
+    settings: Mapping[str, object]
+    policy: Mapping[str, object]
+    plan: Mapping[str, object]
     files: Mapping[str, str]
 
     def to_bytes(self) -> bytes:
