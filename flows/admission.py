@@ -74,7 +74,7 @@ def look_at(
     member = preflight(queue.family, base, pulled)
     answers = score_expert(queue, base, member)
     rungs = len(rungs_to_climb(queue.family, deployed))
-    check = judge_expert(queue.family.gate, member.task, *answers, attempts=rungs)
+    check = judge_expert(queue.family.gate, member.task, *answers, rungs=rungs)
     if check.verdict not in queue.family.gate.acceptable:
         raise Refused("Nothing was merged.", check.sentence)
     return member

@@ -38,7 +38,7 @@ def judge(
     checks = list(check_weights(build.base.directory, merged.model, champion, kind))
     if champion is not None:
         checks.append(_check_latency(engine, build, merged.model, champion))
-    report = decide(build.family.gate, scores, attempts=rungs, checks=checks)
+    report = decide(build.family.gate, scores, rungs=rungs, checks=checks)
     contract = check_gate_report(report, [member.task for member in build.members])
     if not contract.passed:
         report = report.overruled(contract.sentences)

@@ -25,13 +25,13 @@ def check_weights(
         base: Checkpoint directory of the base.
         candidate: Directory of the merged backbone.
         champion: Directory of the deployed one; None where nothing is deployed.
-        kind: Of the models.
+        kind: The kind of model.
     """
     ours, theirs = Checkpoint.open(candidate), Checkpoint.open(base)
     expected = {name: theirs.tensors[name].shape for name in backbone_names(theirs, kind)}
-    found = {name: info.shape for name, info in ours.tensors.items()}
-    different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-    broken = [name for name in found if not bool(torch.isfinite(ours.read(name)).all())]
+    shapes = {name: info.shape for name, info in ours.tensors.items()}
+    different = sorted(name for name in expected | shapes if expected.get(name) != shapes.get(name))
+    broken = [name for name in shapes if not bool(torch.isfinite(ours.read(name)).all())]
     checks = [
         _artifact(
             not different,
@@ -46,8 +46,8 @@ def check_weights(
     ]
     if champion is not None:
         before = Checkpoint.open(champion)
-        same = before.tensors.keys() == found.keys() and all(
-            torch.equal(ours.read(name), before.read(name)) for name in found
+        same = before.tensors.keys() == shapes.keys() and all(
+            torch.equal(ours.read(name), before.read(name)) for name in shapes
         )
         checks.append(
             _artifact(
@@ -64,7 +64,8 @@ def check_latency(candidate: Sequence[float], champion: Sequence[float], factor:
     """Whether predictions take at most `factor` times as long as the deployed model's.
 
     Args:
-        candidate: Seconds of repeated predictions. Medians are compared: they shrug off a busy moment.
+        candidate: Seconds that repeated predictions took. Medians are compared, since they shrug off a
+            busy moment.
         champion: The same of the deployed model, on the same inputs and machine, taken alternately.
         factor: Allowed ratio.
     """

@@ -25,18 +25,18 @@ def check_skill(task: str, constant: Comparison) -> Check:
         task: Name of the ML task.
         constant: The expert against the commonest right answer, given to every example.
     """
-    found = (
+    measured = (
         f"{task}: the expert scores {percent(constant.score.estimate)} where the commonest answer, "
         f"given every time, scores {percent(constant.reference_score.estimate)}"
     )
     if constant.difference.lower > 0:
-        return Check(name="expert-skill", verdict="passed", sentence=f"{found}.")
+        return Check(name="expert-skill", verdict="passed", sentence=f"{measured}.")
     verdict: Verdict = "failed" if constant.difference.estimate <= 0 else "inconclusive"
     rest = (
         f"; with {percent(constant.confidence)} confidence it is not shown to be better than that. "
         "Check the labels of its examples and its training, then register a better expert."
     )
-    return Check(name="expert-skill", verdict=verdict, sentence=found + rest)
+    return Check(name="expert-skill", verdict=verdict, sentence=measured + rest)
 
 
 def check_gain(task: str, role: Role, expert: Comparison) -> Check:
@@ -46,7 +46,7 @@ def check_gain(task: str, role: Role, expert: Comparison) -> Check:
     block every later candidate, so for it a measured gain is enough.
     """
     gain = expert.difference
-    found = (
+    measured = (
         f"{task}: the expert scores {percent(expert.score.estimate)} where the base with the "
         f"expert's own head scores {percent(expert.reference_score.estimate)} "
         f"({points(gain.estimate)} points)"
@@ -70,7 +70,7 @@ def check_gain(task: str, role: Role, expert: Comparison) -> Check:
             f", which {expert.examples} gate examples cannot tell from no gain at all. "
             f"{more} an expert that gains more.",
         )
-    return Check(name="expert-gain", verdict=verdict, sentence=found + rest)
+    return Check(name="expert-gain", verdict=verdict, sentence=measured + rest)
 
 
 def check_not_worse(
@@ -79,7 +79,7 @@ def check_not_worse(
     """Whether the candidate is shown to lose less than the margin against its reference."""
     difference, n = candidate.difference, candidate.examples
     deployed = "the deployed model" if reference == "champion" else "the base"
-    found = (
+    measured = (
         f"{task}: {percent(candidate.score.estimate)} against "
         f"{percent(candidate.reference_score.estimate)} of {deployed} "
         f"({points(difference.estimate)} points) on {n} gate examples"
@@ -115,7 +115,7 @@ def check_not_worse(
             f"; {sure} the loss is only known to be below {largest_loss}, where {allowed}. "
             f"{_TRY_MERGING}",
         )
-    return Check(name="not-worse", verdict=verdict, sentence=found + rest)
+    return Check(name="not-worse", verdict=verdict, sentence=measured + rest)
 
 
 def check_retention(
@@ -135,21 +135,21 @@ def check_retention(
             sentence=f"{task}: retention cannot be measured, because the expert itself gains "
             "nothing over the base. Register a better expert.",
         )
-    found = (
+    measured = (
         f"{task}: keeps {percent(kept / gain)} of its expert's gain ({points(kept)} of "
         f"{points(gain)} points), where {percent(floor)} must stay"
     )
     if kept / gain < floor:
-        return Check(name="retention", verdict="failed", sentence=f"{found}. {_TRY_MERGING}")
+        return Check(name="retention", verdict="failed", sentence=f"{measured}. {_TRY_MERGING}")
     if policy.retention_evidence == "bound" and (bounds is None or bounds.lower <= floor):
         shown = f"{percent(bounds.lower)} is" if bounds else "nothing is"
         return Check(
             name="retention",
             verdict="inconclusive",
-            sentence=f"{found}; with {percent(expert.confidence)} confidence only {shown} sure. "
+            sentence=f"{measured}; with {percent(expert.confidence)} confidence only {shown} sure. "
             "Add gate examples, or let the policy judge the estimate.",
         )
-    return Check(name="retention", verdict="passed", sentence=f"{found}.")
+    return Check(name="retention", verdict="passed", sentence=f"{measured}.")
 
 
 def percent(share: float) -> str:

@@ -26,13 +26,13 @@ class Comparison:
     """A model against a reference.
 
     Attributes:
-        examples: How many both answered.
-        score, reference_score: Of each, with bounds.
+        examples: Number of examples that both answered.
+        score, reference_score: What each scores, with bounds.
         difference: score − reference_score, with bounds.
         spread: Variance of the difference of one example, so that it can be said how many examples
             decide; for right-or-wrong metrics the share of discordant examples.
         wins, losses: Examples that only the model / only the reference has right.
-        confidence: One-sided, of every bound.
+        confidence: Confidence of every bound; bounds are one-sided.
     """
 
     examples: int

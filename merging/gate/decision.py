@@ -55,7 +55,7 @@ def decide(
     policy: GatePolicy,
     scores: Sequence[TaskScores],
     *,
-    attempts: int = 1,
+    rungs: int = 1,
     checks: Sequence[Check] = (),
 ) -> GateReport:
     """Decides on one candidate.
@@ -63,12 +63,12 @@ def decide(
     Args:
         policy: Of the family.
         scores: One entry per task, old and new.
-        attempts: How many candidates may be judged on these gate examples for one arrival (the
-            rungs of the ladder). Each bound gets 1/attempts of the error rate (Bonferroni), so that
+        rungs: How many candidates may be judged on these gate examples for one arrival, one for
+            each rung of the ladder. Each bound gets 1/rungs of the error rate (Bonferroni), so that
             trying again does not make a wrong promotion likelier.
         checks: What was found about the candidate's files (`merging.gate.artifact`).
     """
-    confidence = _shared_confidence(policy, attempts)
+    confidence = _shared_confidence(policy, rungs)
     repeated = {task for task, count in Counter(s.task for s in scores).items() if count > 1}
     decisions = tuple(
         _decide_task(policy, s, confidence)
@@ -82,34 +82,34 @@ def decide(
         tasks=decisions,
         reasons=_reasons(verdict, decisions, checks),
         policy=policy.model_dump(mode="json"),
-        attempts=attempts,
+        rungs=rungs,
         checks=tuple(checks),
         warnings=_warnings(policy, scores),
     )
 
 
 def judge_expert(
-    policy: GatePolicy, task: str, base: Outcomes, expert: Outcomes, *, attempts: int = 1
+    policy: GatePolicy, task: str, base: Outcomes, expert: Outcomes, *, rungs: int = 1
 ) -> Check:
     """Whether an expert is worth merging: better than the base with its head, and than a constant.
 
     Needs no merged model, so it can bounce an expert before anything is learned. Give the same
-    `attempts` as to `decide`, so that what passes here passes there.
+    `rungs` as to `decide`, so that what passes here passes there.
     """
     fault = _fault_of_answers({"base": base, "expert": expert})
     if fault:
         return Check(name="evidence", verdict="failed", sentence=f"{task}: {fault}")
-    confidence = _shared_confidence(policy, attempts)
+    confidence = _shared_confidence(policy, rungs)
     metric = policy.for_task(task).metric
     gain = check_gain(task, "new", compare(metric, expert, base, confidence))
     skill = check_skill(task, compare(metric, expert, commonest_answer(expert), confidence))
     return gain if gain.verdict == worst(gain.verdict, skill.verdict) else skill
 
 
-def _shared_confidence(policy: GatePolicy, attempts: int) -> float:
-    if attempts < 1:
-        raise ValueError(f"attempts is a count from 1, not {attempts}")
-    return 1 - (1 - policy.confidence) / attempts
+def _shared_confidence(policy: GatePolicy, rungs: int) -> float:
+    if rungs < 1:
+        raise ValueError(f"rungs is a count from 1, not {rungs}")
+    return 1 - (1 - policy.confidence) / rungs
 
 
 def _decide_task(policy: GatePolicy, scores: TaskScores, confidence: float) -> TaskDecision:

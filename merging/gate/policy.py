@@ -49,7 +49,7 @@ class GatePolicy(TaskPolicy):
     """The policy of a family: the values for every task, and what differs for some.
 
     Attributes:
-        confidence: One-sided, of every bound that decides.
+        confidence: Confidence of every bound that decides; bounds are one-sided.
         retention_evidence: `estimate` compares the measured retention with its floor; `bound`
             its lower confidence bound, which needs several times as many examples.
         inconclusive: What the flow does with a candidate that cannot be decided: `reject` it, or

@@ -9,7 +9,15 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    AllowInfNan,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from merging.errors import InvalidInput
 
@@ -118,7 +126,8 @@ class GateReport(_Value):
         tasks: One decision per task.
         reasons: Plain sentences: why it did not pass and what to try; on a pass, what was shown.
         policy: The policy as it was applied, as plain values.
-        attempts: Candidates of one arrival that share these gate examples and the error rate.
+        rungs: Candidates that one arrival may lead to; they share these gate examples and the error
+            rate. Reports of version 0.1 call it `attempts`.
         checks: Conditions on the candidate as a whole: its files, this report itself.
         warnings: Sentences that change no verdict.
     """
@@ -127,7 +136,7 @@ class GateReport(_Value):
     tasks: tuple[TaskDecision, ...]
     reasons: tuple[str, ...] = Field(min_length=1)
     policy: dict[str, Any]
-    attempts: int = 1
+    rungs: int = Field(default=1, validation_alias=AliasChoices("rungs", "attempts"))
     checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
 

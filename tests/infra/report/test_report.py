@@ -243,7 +243,7 @@ def test_the_json_holds_the_decision(tmp_path):
     ],
 )
 def test_a_report_renders_with_nothing_but_the_decision(scores, headline, tmp_path):
-    report = decide(GatePolicy(), scores, attempts=2)
+    report = decide(GatePolicy(), scores, rungs=2)
     page = render_report(ReportInputs(report=report, family="demo"), tmp_path).read_text()
     assert f"<h2>{headline}" in page
     assert all(reason.split(":")[0] in page for reason in report.reasons)

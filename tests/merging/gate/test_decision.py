@@ -185,7 +185,7 @@ def test_no_gate_examples_fail():
 
 
 def test_each_attempt_of_a_ladder_is_judged_more_strictly(scores):
-    once, thrice = decide(POLICY, [scores()]), decide(POLICY, [scores()], attempts=3)
+    once, thrice = decide(POLICY, [scores()]), decide(POLICY, [scores()], rungs=3)
     assert thrice.tasks[0].confidence == pytest.approx(1 - 0.05 / 3)
     assert thrice.tasks[0].difference_lower < once.tasks[0].difference_lower
 
@@ -208,13 +208,19 @@ def test_a_report_survives_json(scores):
     assert GateReport.from_json(report.to_json()) == report
 
 
+def test_a_report_of_version_0_1_is_read(scores):
+    report = decide(POLICY, [scores()], rungs=2)
+    earlier = report.to_json().replace('"rungs": 2', '"attempts": 2')
+    assert GateReport.from_json(earlier) == report
+
+
 @pytest.mark.parametrize(
     "change",
     [
         ('"verdict": "failed"', '"verdict": "passed"'),
         ('"wins": 0', '"wins": NaN'),
         ('"margin": 0.03', '"margin": NaN'),
-        ('"attempts": 1', '"attempts": 1, "unknown": 1'),
+        ('"rungs": 1', '"rungs": 1, "unknown": 1'),
     ],
 )
 def test_a_report_that_was_tampered_with_is_refused(scores, change):
