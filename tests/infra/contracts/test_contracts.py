@@ -12,9 +12,9 @@ from PIL import Image
 
 from infra.contracts import check_examples, check_gate_report, data_docs
 from merging.gate import GatePolicy, GateReport
-from merging.gate.decision import TaskScores, decide
+from merging.gate.decision import decide
 from merging.kinds import ModelKind
-from merging.models.outcomes import Outcomes
+from tests.merging.gate.chosen_answers import task_scores
 
 POLICY = GatePolicy(minimum_examples=90)
 LABELS = ("bad", "good")
@@ -168,19 +168,10 @@ def test_the_same_table_gives_the_same_record():
     assert check(reviews()).to_json() == check(reviews()).to_json()
 
 
-def model(right: int, n: int = 400) -> Outcomes:
-    keys = tuple(f"{i:04d}" for i in range(n))
-    return Outcomes(
-        keys,
-        tuple((i if i < right else i + 1) % 5 for i in range(n)),
-        tuple(i % 5 for i in range(n)),
-    )
-
-
 def report(candidate: int = 345) -> GateReport:
     scores = [
-        TaskScores(name, role, model(250), model(350), model(candidate), champion, frozenset())
-        for name, role, champion in (("reviews", "old", model(346)), ("tweets", "new", model(260)))
+        task_scores(name, role, 250, 350, candidate, champion, n=400)
+        for name, role, champion in (("reviews", "old", 346), ("tweets", "new", 260))
     ]
     return decide(GatePolicy(), scores)
 

@@ -30,24 +30,13 @@ from merging.kinds import ModelKind
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
 from merging.models.outcomes import Outcomes
+from tests.merging.gate.chosen_answers import task_scores
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(1)> & "quoted" {{ 7 * 7 }}'
 
 
-def model(right: int, n: int = 400) -> Outcomes:
-    keys = tuple(f"{i:04d}" for i in range(n))
-    return Outcomes(
-        keys,
-        tuple((i if i < right else i + 1) % 5 for i in range(n)),
-        tuple(i % 5 for i in range(n)),
-    )
-
-
 def task(name="reviews", role="old", candidate=345, champion=346, n=400) -> TaskScores:
-    deployed = None if champion is None else model(champion, n)
-    return TaskScores(
-        name, role, model(250, n), model(350, n), model(candidate, n), deployed, frozenset()
-    )
+    return task_scores(name, role, 250, 350, candidate, champion, n)
 
 
 def passed() -> GateReport:
@@ -251,9 +240,7 @@ def test_a_report_renders_with_nothing_but_the_decision(scores, headline, tmp_pa
 
 
 def test_numbers_stay_beside_their_task_where_an_expert_gains_nothing(tmp_path):
-    useless = TaskScores(
-        "useless", "new", model(350), model(340), model(345), model(350), frozenset()
-    )
+    useless = task_scores("useless", "new", 350, 340, 345, 350, n=400)
     report = decide(GatePolicy(), [useless, task()])
     page = render_report(ReportInputs(report=report, family="demo"), tmp_path).read_text()
     chart = page[page.index('aria-label="Each number') :]
