@@ -41,7 +41,7 @@ def admit(
         except Exception as error:
             if isinstance(error, MergeQueueError) or is_transient(error):
                 raise
-            # Not foreseen: recorded on the expert, so that it does not block the queue for good.
+            # Nobody foresaw this. It is recorded on the expert, so that the queue goes on.
             reason = (
                 f"Looking at it failed with {type(error).__name__}: {error}. The flow run has the "
                 f"traceback. Mend the cause, then: supermerge release {version.ref}"

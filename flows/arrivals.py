@@ -1,4 +1,4 @@
-"""What is done with the experts that wait: they are admitted, merged, judged and delivered."""
+"""What happens to the experts that wait: they are admitted, merged, judged and delivered."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
     """The champion on local disk, or None before the first promotion.
 
     Raises:
-        Corrupt: the base is not the one that the champion was merged from.
+        Corrupt: The base is not the one that the champion was merged from.
     """
     newest = find_deployed(queue)
     if newest is None:
@@ -52,7 +52,7 @@ def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
 def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Outcome, ...]:
     """Merges arrivals together; where that fails, halves of them, down to the single expert.
 
-    So one bad expert does not hold back the others.
+    In this way one bad expert does not hold back the others.
     """
     if not arrivals:
         return ()
@@ -71,5 +71,5 @@ def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Ou
     half = len(arrivals) // 2
     first = merge(queue, base, arrivals[:half])
     if any(outcome.verdict == "waits for review" for outcome in first):
-        return first  # the rest is merged onto what the reviewer decides
+        return first  # The rest is merged onto what the reviewer decides.
     return (*first, *merge(queue, base, arrivals[half:]))

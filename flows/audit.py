@@ -45,7 +45,7 @@ def audit(family: str) -> tuple[str, ...]:
         What was checked, in words.
 
     Raises:
-        AuditFailed: something differs.
+        AuditFailed: Something differs.
     """
     queue = MergeQueue.open(family)
     with one_at_a_time(family):

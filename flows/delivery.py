@@ -46,9 +46,9 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
         f"Waits for review of version {version.version}: set its tag {APPROVAL} to approved "
         "or rejected."
     )
-    if settle_members(queue, arrivals, "merging", reason):  # else an earlier run told people
-        subject = f"{queue.name} version {version.version} needs review"
-        notify(queue.family, Notice("needs-review", queue.name, subject, " ".join(report.reasons)))
+    settle_members(queue, arrivals, "merging", reason)
+    subject = f"{queue.name} version {version.version} needs review"
+    notify(queue.family, Notice("needs-review", queue.name, subject, " ".join(report.reasons)))
     return Outcome(tasks, "waits for review", reason, version.version)
 
 
@@ -58,9 +58,9 @@ def promote_candidate(
     """Makes a candidate the deployed model, unless anything speaks against it now.
 
     Raises:
-        Refused: the deployed model has changed since the candidate was built.
-        Corrupt: its files are not what was judged.
-        Conflict: another run committed at the same moment.
+        Refused: The deployed model has changed since the candidate was built.
+        Corrupt: Its files are not what was judged.
+        Conflict: Another run committed at the same moment.
     """
     newest = find_deployed(queue)
     manifest = check_health(queue, version)

@@ -36,7 +36,7 @@ def climb_ladder(
 
 
 def rungs_to_climb(family: Family, deployed: Deployed | None) -> tuple[Rung, ...]:
-    """The rungs that apply: a chain needs a deployed model to hang on."""
+    """The rungs that can be climbed; a chain needs a deployed model to hang on."""
     if deployed is not None:
         return family.ladder
     return tuple(rung for rung in family.ladder if rung != "chain") or ("relearn",)
@@ -46,7 +46,7 @@ def try_build(queue: MergeQueue, build: Build, rungs: int) -> Attempt:
     """Learns, writes, scores and judges one build, and uploads it where it may go on.
 
     Args:
-        queue: Of the family.
+        queue: The family's queue.
         build: What is merged, and how.
         rungs: How many rungs of the ladder share the gate examples.
     """

@@ -53,8 +53,8 @@ def carry_out(queue: MergeQueue, version: MergedVersion) -> str:
     """Carries out what a person decided, and says what it did.
 
     Raises:
-        Refused: there is no decision, or it comes too late, or the candidate did not pass.
-        Conflict, Corrupt: see :func:`flows.delivery.promote_candidate`.
+        Refused: There is no decision, or it comes too late, or the candidate did not pass.
+        Conflict, Corrupt: See :func:`flows.delivery.promote_candidate`.
     """
     tags = version.tags
     who = tags.decided_by or f"a person, by {APPROVAL} in MLflow"

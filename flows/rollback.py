@@ -36,8 +36,8 @@ def rollback(
         reason: Why, in words.
 
     Raises:
-        Refused: there is nothing to go back to, or ``to`` was never deployed.
-        Corrupt: the files of the version to go back to are damaged.
+        Refused: There is nothing to go back to, or ``to`` was never deployed.
+        Corrupt: The files of the version to go back to are damaged.
     """
     queue = MergeQueue.open(family)
     with one_at_a_time(family):
@@ -70,8 +70,9 @@ def rollback(
                 remedy="Restore both as that entry of the log has them.",
             )
         check_health(queue, version)
-        words = f"Rolled back from version {entries[-1].version}"
-        words += f": {reason.removesuffix('.')}." if reason else "."
+        words = f"Rolled back from version {entries[-1].version}" + (
+            f": {reason}" if reason else "."
+        )
         entry = commit(queue, version, entries[-1], "rollback", decided_by, words)
         supersede_candidates(queue, None, words)
         repair_mirror(queue)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # loaded where they are used: most commands never are
+if TYPE_CHECKING:  # Most commands never use them.
     from merging.learning.learn import Learned
     from merging.models.outcomes import Outcomes
 

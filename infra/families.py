@@ -103,7 +103,7 @@ def load_family(name: str, directory: Path) -> Family:
     """Reads and validates the file of one family.
 
     Raises:
-        InvalidInput: there is no such family, or its file has unknown keys or values.
+        InvalidInput: There is no such family, or its file has unknown keys or values.
     """
     path = directory / f"{check_family(name)}.yaml"
     if not path.is_file():

@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from infra.names import limit_name
 
-_LEASE = 60  # seconds; a killed run keeps the others waiting for no longer
+_LEASE = 60  # Seconds that a killed run keeps the others waiting at most.
 
 
 def run_id() -> str:

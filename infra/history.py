@@ -16,8 +16,8 @@ def pull_model(queue: MergeQueue, directory: Path, version: int | None = None) -
     """Downloads a merged model to a new directory.
 
     Raises:
-        Refused: nothing is deployed, or the directory exists.
-        Corrupt: a file is not what the manifest recorded; nothing is left behind.
+        Refused: Nothing is deployed, or the directory exists.
+        Corrupt: A file is not what the manifest recorded; nothing is left behind.
     """
     newest = queue.promotions.newest()
     number = version if version is not None else newest.version if newest else None
@@ -27,16 +27,16 @@ def pull_model(queue: MergeQueue, directory: Path, version: int | None = None) -
         )
     if directory.exists():
         raise Refused(f"{directory} exists already.", "Choose a directory that does not.")
-    found = queue.registry.merged.get(queue.name, number)
+    merged = queue.registry.merged.get(queue.name, number)
     deployed = newest is not None and newest.version == number
-    digest = newest.manifest_sha256 if newest and deployed else found.manifest_sha256
-    manifest = Manifest.read(queue.store, found.location, digest)
+    digest = newest.manifest_sha256 if newest and deployed else merged.manifest_sha256
+    manifest = Manifest.read(queue.store, merged.location, digest)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         target = Path(scratch) / "model"
-        download_model(queue.store, found.location, manifest, target)
+        download_model(queue.store, merged.location, manifest, target)
         target.rename(directory)
-    return found
+    return merged
 
 
 def gate_scores(queue: MergeQueue, version: MergedVersion) -> dict[str, float]:

@@ -11,7 +11,7 @@ from merging.errors import InvalidInput
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 _NAME = re.compile(NAME_PATTERN)
-# One path segment of a file inside an artifact directory: no separators, no leading dot, nothing hidden.
+# A segment of a path inside an artifact folder has no separator and does not begin with a dot.
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ -]{0,254}")
 
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]

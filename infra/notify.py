@@ -18,9 +18,9 @@ import httpx
 from infra.families import Family, Target
 
 Event = Literal["needs-review", "promoted", "bounced", "rolled-back", "audit-failed"]
-_TIMEOUT = 10.0  # seconds a webhook may take
-WAITS: Sequence[float] = (1.0, 4.0)  # seconds before each further try
-_PATIENCE = 60.0  # seconds for all targets together; a merge waits no longer than that
+_TIMEOUT = 10.0  # Seconds that a webhook may take to answer.
+WAITS: Sequence[float] = (1.0, 4.0)  # Seconds that pass before each further try.
+_PATIENCE = 60.0  # Seconds that a merge waits for all targets together.
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def _send(target: Target, notice: Notice) -> None:
         from prefect.blocks.core import Block
 
         block: Any = Block.load(target.prefect_block)
-        with block.raise_on_failure():  # else some blocks fail without a word
+        with block.raise_on_failure():  # Otherwise some blocks fail without a word.
             block.notify(notice.text, subject=notice.subject)
 
 
 def _named(error: Exception) -> str:
-    """What went wrong without the message, which may quote the address."""
+    """Names what went wrong, without the message, which may quote the address."""
     if isinstance(error, httpx.HTTPStatusError):
         return f"it answered {error.response.status_code}"
     return type(error).__name__

@@ -32,7 +32,7 @@ class MergeQueue:
         """Connects to the servers of the settings for one family.
 
         Raises:
-            InvalidInput: settings are missing, or the family file is missing or malformed.
+            InvalidInput: Settings are missing, or the family file is missing or malformed.
         """
         settings = settings or Settings.load()
         settings.apply()

@@ -35,7 +35,7 @@ Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute(
 # Credentials have their own fields; inside an address they would end up in logs.
 URL = r"^https?://[^\s/@]+(/[^\s@]*[^\s/@])?$"
 Url = Annotated[str, StringConstraints(pattern=URL)]
-# MLflow's own client on a database file, for trials and tests.
+# In trials and tests MLflow's own client works on a database file.
 MlflowUri = Annotated[str, StringConstraints(pattern=rf"{URL}|^sqlite:////[^\s]+$")]
 BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 
@@ -147,12 +147,12 @@ class Settings(BaseSettings):
         try:
             return cls(**values)
         except ValidationError as error:
-            found = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
-            fields = sorted({_variable(name) for name, _ in found if name in cls.model_fields})
+            faults = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+            fields = sorted({_variable(name) for name, _ in faults if name in cls.model_fields})
             raise InvalidInput(
                 where=f"settings ({where})",
                 expected="every address and credential",
-                found="; ".join(f"{name or 'settings'}: {message}" for name, message in found),
+                found="; ".join(f"{name or 'settings'}: {message}" for name, message in faults),
                 remedy="Start the embedded stack with `supermerge up`, or set "
                 f"{', '.join(fields) or 'SUPERMERGE_* variables'}.",
             ) from None
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
             "AWS_ENDPOINT_URL_S3": self.s3_endpoint,
             "AWS_DEFAULT_REGION": self.s3_region,
             "PREFECT_API_URL": self.prefect_api,
-            # Not the home of the user: a profile there could name another server and its key.
+            # A profile in the user's home could name another server and its key.
             "PREFECT_HOME": str(self.state_dir / "prefect"),
         }
         revealed = {name: value.get_secret_value() for name, value in secrets.items() if value}
@@ -221,7 +221,7 @@ CLIENT_DEFAULTS = {
     # Weights and code never travel as pickle; MLflow and Prefect both allow it unless told.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-    # A run whose heart stops beating is marked as crashed; in seconds.
+    # Seconds between heartbeats; a run that stops sending them is marked as crashed.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # The defaults keep a client waiting for minutes on a server that is down; tasks have retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

@@ -35,7 +35,7 @@ def score_expert(queue: MergeQueue, base: Base, member: Member) -> tuple[Outcome
 
 @task(**SIDE_EFFECT)
 def score_build(queue: MergeQueue, build: Build, merged: MergedFolder) -> list[TaskScores]:
-    """Everything the gate needs, one entry per old and new task."""
+    """Gives the gate what it decides on: one entry for each old and new task."""
     digest = sha256_tree(hash_files(merged.model))
     backbone = Backbone.open(merged.model, build.family.kind)
     scores = []
@@ -97,7 +97,7 @@ def _ask(
     digest: str,
     backbone: Callable[[], Backbone],
 ) -> Outcomes:
-    """The answers of a backbone of that digest, which is opened only where they are not kept yet."""
+    """Answers of a backbone, which is opened only where they are not kept under its digest yet."""
     examples = member.expert.split.gate
     inputs = {"model": digest, "head": head.digest, "examples": examples.digest}
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

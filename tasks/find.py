@@ -50,7 +50,7 @@ def find_version(queue: MergeQueue, number: int) -> MergedVersion:
     """One merged version of the family.
 
     Raises:
-        InvalidInput: there is no such version.
+        InvalidInput: There is no such version.
     """
     return queue.registry.merged.get(queue.name, number)
 
@@ -60,7 +60,7 @@ def find_arrivals(queue: MergeQueue, version: MergedVersion) -> tuple[ExpertVers
     """The experts that are new in a merged version.
 
     Raises:
-        Corrupt: its manifest is not what was recorded.
+        Corrupt: Its manifest is not what was recorded.
     """
     manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
     return tuple(

@@ -17,7 +17,7 @@ from merging.vectors.backbone import Backbone
 from tasks.learn import choose_device
 from tasks.values import Build
 
-_TIMED_INPUTS = 8
+_TIMED_INPUTS = 8  # Inputs that both models answer when latencies are compared.
 
 
 @task(persist_result=False)
@@ -30,7 +30,7 @@ def judge(
         engine: What answers, for the comparison of latencies.
         build: What was built.
         merged: The folder of the merged model.
-        scores: Of every old and new task.
+        scores: Answers on every old and new task.
         rungs: How many rungs of the ladder share the gate examples.
     """
     champion = build.deployed.folder.model if build.deployed else None

@@ -1,4 +1,4 @@
-"""Learning the coefficients of a build and writing the merged model they give."""
+"""Learning the coefficients of a build, and writing the merged model that they give."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from merging.models.folder import MergedFolder
 from merging.models.materialise import materialise
 from tasks.values import Build
 
-_LOG_EVERY = 20
+_LOG_EVERY = 20  # Steps between two lines of the log.
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -65,13 +65,13 @@ def learn(engine: Engine, build: Build, work: Path) -> Learned:
 def write_model(build: Build, learned: Learned, work: Path) -> MergedFolder:
     """Writes the merged backbone, heads and coefficients into a folder below ``work``."""
     out = work / "merged"
-    if not out.exists():  # it is renamed into place, so what exists is whole
+    if not out.exists():  # It is renamed into place, so what exists is whole.
         materialise(build.experts, learned.coefficients, learned.heads, out)
     return MergedFolder(out)
 
 
 def _deployed_state(build: Build) -> tuple[Coefficients | None, dict[str, Head] | None]:
-    """The champion's coefficients and heads of the experts that stay, where learning starts there."""
+    """Coefficients and heads of the experts that stay; None where learning starts afresh."""
     warm = build.rung == "chain" or build.settings.warm_start
     if build.deployed is None or not build.kept or not warm:
         return None, None

@@ -1,7 +1,7 @@
 """Bringing MLflow in line with the promotion log: aliases, statuses and reasons.
 
-All of it is derived, so it can be repeated at any time and repairs whatever a killed run or a
-person's slip left behind.
+All of it follows from the log, so it can be done again at any time, and it mends whatever a killed
+run or a person's slip left behind.
 """
 
 from __future__ import annotations

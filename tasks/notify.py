@@ -1,4 +1,4 @@
-"""Telling people: candidate needs review, promoted, bounced, rolled back, audit failed."""
+"""Telling people what has happened, and what they have to do."""
 
 from __future__ import annotations
 

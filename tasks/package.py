@@ -1,4 +1,4 @@
-"""Turning a built model into a candidate: MLflow files, probe, report, manifest, upload."""
+"""Turning a merged model into a candidate: it gets what MLflow needs, and is uploaded."""
 
 from __future__ import annotations
 

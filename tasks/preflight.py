@@ -65,8 +65,8 @@ def open_checked(
         who: What messages call it.
 
     Raises:
-        IncompatibleExpert: its tensors, tokenizer or configuration differ from the base's.
-        InvalidInput: its examples table does not keep the data contract.
+        IncompatibleExpert: Its tensors, tokenizer or configuration differ from the base's.
+        InvalidInput: Its examples table does not keep the data contract.
     """
     kind = family.kind
     layout = find_layout_on_disk(directory)

@@ -1,4 +1,4 @@
-"""The commit: from a candidate that passed to the deployed model."""
+"""Promotion: a health check on a fresh download, and then the entry in the log that counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_health(queue: MergeQueue, version: MergedVersion) -> Manifest:
     """Downloads a merged model afresh, compares every digest, loads it and asks it.
 
     Raises:
-        Corrupt: some file is not what was recorded, or the model answers differently.
+        Corrupt: Some file is not what was recorded, or the model answers differently.
     """
     manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
     with tempfile.TemporaryDirectory(dir=queue.settings.cache_dir) as folder:
@@ -43,7 +43,7 @@ def commit(
     """Writes the entry that makes a version the deployed one.
 
     Raises:
-        Conflict: another run has changed the deployed model since ``after``.
+        Conflict: Another run has changed the deployed model since ``after``.
     """
     return queue.promotions.append(
         after,

@@ -31,7 +31,7 @@ def fetch_base(queue: MergeQueue) -> Base:
     """The base checkpoint of the family on local disk.
 
     Raises:
-        InvalidInput: there is none, or no whole one; nothing was downloaded.
+        InvalidInput: There is none, or no whole one; nothing was downloaded.
     """
     uri = queue.family.base_uri
     objects = [item for item in queue.store.list(uri) if is_wanted(item.path)]
@@ -52,7 +52,7 @@ def pull_expert(queue: MergeQueue, version: ExpertVersion) -> Pulled:
     """Pulls one registered expert.
 
     Raises:
-        InvalidInput: its task or source is malformed, or its folder holds no single expert.
+        InvalidInput: Its task or source is malformed, or its folder holds no single expert.
     """
     check_task(version.task)
     source = queue.registry.experts.locate(version)
@@ -70,7 +70,7 @@ def pull_champion(queue: MergeQueue, promotion: Promotion) -> Deployed:
     """Pulls the deployed model and every expert that it was made of.
 
     Raises:
-        Corrupt: some stored file is not what was recorded for it.
+        Corrupt: Some stored file is not what was recorded for it.
     """
     location = S3Uri.parse(promotion.location)
     manifest = Manifest.read(queue.store, location, promotion.manifest_sha256)

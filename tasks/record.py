@@ -60,12 +60,12 @@ def record_attempt(
     """Logs an attempt as an MLflow run and writes its outcome.
 
     Args:
-        queue: Of the family.
+        queue: The family's queue.
         build: What was built.
         learned: What its coefficients are and how they were learned.
         report: The gate's decision.
         pages: The folder with the report for people.
-        manifest: Of the candidate's files; None where the build is rejected.
+        manifest: The manifest of the candidate's files; None where the build is rejected.
     """
     run_id = queue.registry.runs.record(_run(build, learned, report, pages))
     for member in build.members:

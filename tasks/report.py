@@ -37,7 +37,7 @@ def write_report(
     Args:
         build: What was built.
         learned: What its coefficients are and how they were learned.
-        scores: Of every old and new task.
+        scores: Answers on every old and new task.
         report: The gate's decision.
         contract: Whether the decision keeps its own contract.
         merged: The folder of the merged model.

@@ -1,4 +1,4 @@
-"""What every Prefect task here shares: retries for faults that pass, none for those that do not."""
+"""When a task is tried again: after faults that pass by themselves, and after no others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from merging.errors import MergeQueueError
 
 
 def passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:
-    """True for a fault of a server or the network; our own refusals stay what they are."""
+    """True where the run failed by a fault that passes; Prefect asks this before each retry."""
     try:
         state.result()
     except Exception as error:  # noqa: BLE001 - asked for by Prefect; nothing is swallowed here

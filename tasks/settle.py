@@ -29,18 +29,12 @@ def settle_members(
     status: ExpertStatus,
     reason: str,
     report: str = "",
-) -> bool:
-    """Sets what became of the experts of a build, why, and where the report is.
-
-    Returns:
-        Whether that is news for any of them.
-    """
+) -> None:
+    """Sets what became of the experts of a build, why, and where the report is."""
     experts = queue.registry.experts
-    news = False
     for member in members:
         expert = experts.get(member.record.name, member.record.version)
-        news |= experts.settle(expert, status, reason, report)
-    return news
+        experts.settle(expert, status, reason, report)
 
 
 @task(**SIDE_EFFECT)

@@ -24,13 +24,13 @@ def register_expert(
     The same content registered twice is the same version.
 
     Args:
-        queue: Of the family.
+        queue: The family's queue.
         task_name: The ML task.
-        directory: Checkpoint, and the examples table unless it is given apart.
-        examples: The examples table, if it is not in the folder.
+        directory: The folder with the checkpoint and, unless it is given apart, the examples table.
+        examples: The examples table, where it is not in the folder.
 
     Raises:
-        InvalidInput, IncompatibleExpert: it cannot be merged; nothing was uploaded.
+        InvalidInput, IncompatibleExpert: It cannot be merged; nothing was uploaded.
     """
     check_task(task_name)
     if examples is not None:

@@ -20,7 +20,7 @@ from merging.gate import GateReport
 from merging.models.folder import MergedFolder
 from merging.settings import MergeSettings
 
-if TYPE_CHECKING:  # a sweep that finds nothing has no expert to open, and needs no torch
+if TYPE_CHECKING:  # A sweep that finds nothing opens no expert, so it needs no torch.
     from merging.experts.checkpoint import Checkpoint
     from merging.experts.expert import Expert
     from merging.vectors.expert_set import ExpertSet
@@ -35,7 +35,7 @@ class Base:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """Its files, opened once for everything that reads them."""
+        """The checkpoint, opened once for everything that reads it."""
         from merging.experts.checkpoint import Checkpoint
 
         return Checkpoint.open(self.directory)
@@ -58,7 +58,7 @@ class Member:
     record: MergedExpert
     expert: Expert
     contract: ContractResult | None = None
-    """How its examples table kept the data contract; looked at when it arrives."""
+    """How its examples table keeps the data contract; None where it was checked earlier."""
 
     @property
     def task(self) -> str:
@@ -100,7 +100,7 @@ class Build:
 
     @cached_property
     def experts(self) -> ExpertSet:
-        """What is merged, opened once for everything that is done with it."""
+        """The experts with their base, opened once for everything that is done with them."""
         from merging.vectors.expert_set import ExpertSet
 
         experts = tuple(member.expert for member in self.members)
@@ -162,7 +162,7 @@ class Candidate:
         report: The gate's decision.
         run_id: The MLflow run with the report, the learning curve and the scores.
         page: Where people look at that run.
-        manifest: Of its files in the object store.
+        manifest: The manifest of its files in the object store.
     """
 
     build: Build

@@ -14,14 +14,14 @@ from infra.cli import experts, models, queue, stack
 from infra.cli.output import FriendlyGroup
 from infra.settings import CLIENT_DEFAULTS
 
-# Before any of them is imported: torch, transformers, MLflow and Prefect read the environment once.
+# Torch, transformers, MLflow and Prefect read the environment once, when they are imported.
 for name, value in CLIENT_DEFAULTS.items():
     os.environ.setdefault(name, value)
 
 app = typer.Typer(
     cls=FriendlyGroup,
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,  # they may hold secrets
+    pretty_exceptions_show_locals=False,  # Locals may hold secrets.
     help="A merge queue for models: merges, gates and promotes task experts of one base.",
 )
 
@@ -48,5 +48,5 @@ app.command()(models.pull)
 def configure(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show logs.")) -> None:
     """Sets the log level of every command."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
-    # It warns of every connection that a parallel download closes.
+    # Urllib3 warns of every connection that a parallel download closes.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

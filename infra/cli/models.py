@@ -69,5 +69,5 @@ def pull(
     from infra.history import pull_model
     from infra.queue import MergeQueue
 
-    found = pull_model(MergeQueue.open(family), directory, version)
-    console.print(f"Version {found.version} of {family} is in {directory}.")
+    pulled = pull_model(MergeQueue.open(family), directory, version)
+    console.print(f"Version {pulled.version} of {family} is in {directory}.")

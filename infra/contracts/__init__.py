@@ -38,7 +38,7 @@ def check_examples(
         policy: Of the family: how many gate examples the task's margin needs.
         task: Name of the ML task, for its own margin and for the result's name.
     """
-    from infra.contracts.examples import check  # imports Great Expectations
+    from infra.contracts.examples import check  # This imports Great Expectations.
 
     return check(table, kind, labels, policy, task)
 
@@ -50,13 +50,13 @@ def check_gate_report(report: GateReport, tasks: Collection[str]) -> ContractRes
         report: The decision.
         tasks: The tasks that the candidate has to answer: exactly these must have been decided.
     """
-    from infra.contracts.gate import check  # imports Great Expectations
+    from infra.contracts.gate import check  # This imports Great Expectations.
 
     return check(report, tasks)
 
 
 def data_docs(result: ContractResult) -> tuple[DocsSection, ...]:
     """Great Expectations' data docs of a result: every rule in its words, and what it found."""
-    from infra.contracts.docs import data_docs  # imports Great Expectations
+    from infra.contracts.docs import data_docs  # This imports Great Expectations.
 
     return data_docs(result)

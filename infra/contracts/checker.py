@@ -20,8 +20,8 @@ from great_expectations.expectations.expectation import Expectation
 
 from infra.contracts.result import ContractResult
 
-_SHOWN = 3  # examples of offending rows or values in a sentence
-# Left out of the record, so that the same table always gives the same result.
+_SHOWN = 3  # Offending rows or values that a sentence quotes.
+# These keys are left out of the record, so that the same table always gives the same result.
 _CHANCE = frozenset({"id", "validation_id", "run_id", "validation_time", "ge_load_time"})
 
 
@@ -55,9 +55,9 @@ def check_rules(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Contra
     results = {r["expectation_config"]["meta"]["rule"]: r for r in raw["results"]}
     broken: dict[bool, list[str]] = {True: [], False: []}
     for number, rule in enumerate(rules):
-        found = _fault(rule, results[number]) if number in results else "it was not checked"
-        if found:
-            broken[rule.critical].append(f"{rule.must}, but {found}. {rule.remedy}")
+        fault = _fault(rule, results[number]) if number in results else "it was not checked"
+        if fault:
+            broken[rule.critical].append(f"{rule.must}, but {fault}. {rule.remedy}")
     return ContractResult(
         name=name,
         passed=not broken[True],
@@ -71,7 +71,7 @@ def check_rules(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Contra
 def _validate(
     name: str, table: pd.DataFrame, expectations: Sequence[Expectation]
 ) -> dict[str, Any]:
-    # Every check replaces the source, and with it lets go of the table before.
+    # Each check replaces the source, and so lets go of the table of the one before.
     asset = _context().data_sources.add_or_update_pandas("merge-queue").add_dataframe_asset(name)
     batch = asset.get_batch(asset.build_batch_request({"dataframe": table}))
     result = batch.validate(
@@ -85,7 +85,7 @@ def _validate(
 def _context() -> Any:
     """One context for all checks; suites and results are not kept in it, which costs a third."""
     for logger in ("great_expectations", "great_expectations.data_context.types.base"):
-        logging.getLogger(logger).setLevel(logging.ERROR)  # the second has a level of its own
+        logging.getLogger(logger).setLevel(logging.ERROR)  # The second has a level of its own.
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     return context

@@ -19,7 +19,10 @@ from great_expectations.render.renderer import ValidationResultsPageRenderer
 
 from infra.contracts.result import ContractResult
 
-_RUN = {"run_name": None, "run_time": "1970-01-01T00:00:00+00:00"}  # asked for, and not shown
+_RUN = {
+    "run_name": None,
+    "run_time": "1970-01-01T00:00:00+00:00",
+}  # It has to be given, and is not shown.
 _HOLDS = "✅"
 
 

@@ -91,7 +91,7 @@ def _size(value: Any, kind: ModelKind) -> float:
     if not kind.reads_images:
         return float(len(value.strip())) if isinstance(value, str) else math.nan
     try:
-        with Image.open(io.BytesIO(value)) as image:  # reads the header only
+        with Image.open(io.BytesIO(value)) as image:  # This reads the header only.
             return float(image.width * image.height)
     except (UnidentifiedImageError, OSError, TypeError, Image.DecompressionBombError):
         return math.nan
@@ -143,7 +143,7 @@ def _input_rules(kind: ModelKind) -> Iterator[Rule]:
         "A repeated row counts once; drop the copies.",
         critical=False,
         show_values=False,
-        may_be_missing=True,  # unreadable inputs are counted by the rule above
+        may_be_missing=True,  # The rule above counts unreadable inputs.
     )
 
 

@@ -48,14 +48,14 @@ class ExpectKeysToHaveOneValue(BatchExpectation):
         runtime_configuration: Any = None,
         execution_engine: Any = None,
     ) -> dict[str, Any]:
-        found = metrics["table.conflicting_rows"]
+        conflicts = metrics["table.conflicting_rows"]
         result = {
-            "element_count": found["of"],
-            "unexpected_count": len(found["rows"]),
-            "unexpected_percent": 100 * len(found["rows"]) / max(found["of"], 1),
-            "partial_unexpected_index_list": found["rows"],
+            "element_count": conflicts["of"],
+            "unexpected_count": len(conflicts["rows"]),
+            "unexpected_percent": 100 * len(conflicts["rows"]) / max(conflicts["of"], 1),
+            "partial_unexpected_index_list": conflicts["rows"],
         }
-        return {"success": not found["rows"], "result": result}
+        return {"success": not conflicts["rows"], "result": result}
 
     @classmethod
     @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)

@@ -14,7 +14,7 @@ from transformers import Dinov2Config
 from infra.demo.folders import made_whole
 from infra.demo.packages import DINOV2, MINILM, unpack
 
-# Of ImageNet; 56 pixels are 4 × 4 patches, which is enough for glyphs and digits.
+# Mean and deviation are ImageNet's. 56 pixels are 4 × 4 patches, enough for glyphs and digits.
 _PREPROCESSING = {
     "image_processor_type": "BitImageProcessor",
     "do_resize": True,
@@ -34,7 +34,7 @@ def build_base(cache: Path) -> Path:
     """The text base, all-MiniLM-L6-v2 (BERT, 22.7 M parameters): config, safetensors, tokenizer.
 
     Raises:
-        Unavailable: the model is not in the cache and the registry does not answer.
+        Unavailable: The model is not in the cache and the registry does not answer.
     """
     base = cache / "bases" / "all-MiniLM-L6-v2"
     if not base.is_dir():
@@ -51,7 +51,7 @@ def build_image_base(cache: Path) -> Path:
     classifier uses it.
 
     Raises:
-        Unavailable: the model is not in the cache and the registry does not answer.
+        Unavailable: The model is not in the cache and the registry does not answer.
     """
     base = cache / "bases" / "dinov2-vit-s-14"
     if not base.is_dir():
@@ -79,7 +79,7 @@ def _backbone_tensors(graph_file: Path) -> dict[str, Tensor]:
     The exporter kept the names of vectors, but stored each matrix transposed and without a name; it
     is known by the bias that is added to its product.
     """
-    import onnx  # only the benchmarks need it
+    import onnx  # Only the benchmarks need it.
 
     graph = onnx.load(graph_file).graph
     stored = {t.name: torch.tensor(onnx.numpy_helper.to_array(t)) for t in graph.initializer}

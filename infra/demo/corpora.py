@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-# Cities are told apart by their language, so each of these has thousands and few shared names.
+# Names of cities tell the country by its language. Each of these has thousands, few of them shared.
 COUNTRIES = ("BR", "CN", "DE", "FR", "IN", "IT", "JP", "MX", "PH", "RU", "TR", "US")
 RISKS = {
     "discrimination_exclusion_toxicity_hateful_offensive": "toxicity",
@@ -65,7 +65,7 @@ def read_prompts(folder: Path) -> pd.DataFrame:
         .splitlines()
     ]
     texts, labels = (pd.Series(column) for column in zip(*rows, strict=True))
-    # Filled-in templates: prompts that start alike ask the same about someone else.
+    # Prompts are filled-in templates: those that start alike ask the same about someone else.
     return _table(texts, labels, texts.map(lambda text: " ".join(_wording(text).split()[:4])))
 
 

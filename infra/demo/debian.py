@@ -13,7 +13,7 @@ from pathlib import Path
 from infra.demo.folders import made_whole
 from infra.errors import Unavailable
 
-# Small packages of Latin text faces, serif and sans, typewriter and handwriting.
+# These are small packages of Latin text faces: serif and sans, typewriter and handwriting.
 # fmt: off
 FONTS = (
     "adf-accanthis", "adf-baskervald", "adf-ikarius", "adf-irianis", "adf-libris", "adf-oldania",
@@ -32,7 +32,7 @@ def unpack_fonts(cache: Path) -> Path:
     """Downloads the font packages once and gives a folder with one folder of each.
 
     Raises:
-        Unavailable: this is not Debian, or its mirror does not answer.
+        Unavailable: This is not Debian, or its mirror does not answer.
     """
     folder = cache / "packages" / "debian-fonts"
     if folder.is_dir():

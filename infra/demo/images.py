@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 56  # pixels; four patches of the image base
+SIDE = 56  # Pixels of an image's side, which are four patches of the image base.
 COLUMNS = pd.Index(["image", "label", "group"])
-LARGEST_TURN = 25  # degrees either way
-NUM_FONTS = 20  # that font-name tells apart
+LARGEST_TURN = 25  # Degrees that a glyph is turned at most, either way.
+NUM_FONTS = 20  # Fonts that the task `font-name` tells apart.
 
 
 def read_digits(folder: Path) -> pd.DataFrame:

@@ -93,8 +93,8 @@ def unpack(package: Package, cache: Path) -> Path:
     """Downloads a package once and gives the folder that holds its wanted files.
 
     Raises:
-        Unavailable: the registry does not answer, or does not have this version.
-        Corrupt: the registry served other bytes than those recorded here.
+        Unavailable: The registry does not answer, or does not have this version.
+        Corrupt: The registry served other bytes than those recorded here.
     """
     folder = cache / "packages" / f"{package.name}-{package.version}"
     if folder.is_dir():
@@ -125,12 +125,12 @@ def _download(package: Package, folder: Path) -> Path:
             "Check the network and pip's index settings, then run the same command again.",
         )
     with wheels[0].open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != package.sha256:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if sha256 != package.sha256:
         raise Corrupt(
             where=requirement,
             expected=f"a wheel with SHA-256 {package.sha256}",
-            found=found,
+            found=sha256,
             remedy="Do not use it; find out why the registry serves other bytes.",
         )
     return wheels[0]

@@ -28,9 +28,9 @@ from infra.storage.layout import is_wanted
 FAMILY = "demo"
 CACHE = PROJECT / ".cache"
 _SETTLED = {"merged", "rejected", "held"}
-_PATIENCE = 900  # seconds for one expert, from its registration to the decision on it
-_POLL = 1.0  # seconds
-_LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
+_PATIENCE = 900  # Seconds that the decision on one expert may take.
+_POLL = 1.0  # Seconds between two looks at an expert.
+_LINE_EVERY = 10.0  # Seconds between lines of progress where there is no terminal.
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def run_demo(console: Console, *, fresh: bool = False) -> None:
         fresh: Empty the family ``demo`` first.
 
     Raises:
-        Unavailable: a server does not come up, or an expert is not decided in time.
+        Unavailable: A server does not come up, or an expert is not decided in time.
     """
     started = time.monotonic()
     console.rule("A merge queue for models: demo")
@@ -70,7 +70,7 @@ def run_demo(console: Console, *, fresh: bool = False) -> None:
         stack = pool.submit(_start_stack, console)
         base, experts = _train(console)
         settings = stack.result()
-    settings.apply()  # before mlflow and prefect are imported
+    settings.apply()  # MLflow and Prefect read the environment when they are imported.
 
     from infra.demo.reset import empty_family
     from infra.queue import MergeQueue

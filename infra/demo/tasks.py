@@ -47,7 +47,7 @@ class DemoTask:
         """All rows: the input, `label` (a name) and `split` (`train`, `calibration` or `gate`).
 
         Raises:
-            Unavailable: the data is not in the cache and the registry does not answer.
+            Unavailable: The data is not in the cache and the registry does not answer.
         """
         rows = self.read(self.fetch(cache))
         rows = draw(rows, per_group=self.per_group, per_label=self.per_label)
@@ -83,7 +83,8 @@ def split_by_group(rows: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame
     """
     groups = rows.groupby("group", sort=False).agg(label=("label", "first"), size=("label", "size"))
     groups["hash"] = [_hash(str(group)) for group in groups.index]
-    # A group's place among those of its label, 0 to 1: any stretch of it holds every label evenly.
+    # A group's place among those of its label goes from 0 to 1. Any stretch of that holds every label
+    # in its proportion.
     groups["place"] = groups.groupby("label")["hash"].rank(method="first", pct=True)
     groups = groups.sort_values(["place", "hash"])
     sides: dict[object, str] = {}

@@ -32,7 +32,7 @@ from merging.serving import Encoder, model_class
 
 logger = logging.getLogger(__name__)
 
-# What turns inputs into tensors; an expert carries its base's, byte for byte.
+# These files turn inputs into tensors; an expert carries its base's, byte for byte.
 _INPUT_FILES = (
     "preprocessor_config.json",
     "special_tokens_map.json",
@@ -82,7 +82,7 @@ def train_expert(
     folder that holds `out_root`.
 
     Raises:
-        Unavailable: the task's data cannot be downloaded.
+        Unavailable: The task's data cannot be downloaded.
     """
     # One epoch on a third of the rows spoils an expert well enough.
     recipe = recipe or Recipe(epochs=1 if shuffle_labels else 2)
@@ -173,7 +173,7 @@ def _probe(model: Any, encoder: Encoder, inputs: list[dict[str, Any]], targets: 
     regression.fit((features - mean) / scale, targets.numpy()[order])
     weight = regression.coef_ / scale  # [labels, hidden]
     bias = regression.intercept_ - weight @ mean
-    if len(weight) == 1:  # two labels: scikit-learn keeps only the logit of the second
+    if len(weight) == 1:  # Of two labels scikit-learn keeps only the logit of the second.
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     with torch.no_grad():
         model.classifier.weight.copy_(torch.from_numpy(weight))

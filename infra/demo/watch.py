@@ -10,6 +10,6 @@ def present_step(api: str) -> str:
     body = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
     try:
         runs = httpx.post(f"{api}/task_runs/filter", json=body, timeout=5).raise_for_status().json()
-    except httpx.HTTPError:  # only for show; the registry says how it went
+    except httpx.HTTPError:  # This is only for show; the registry says how it went.
         return ""
     return str(runs[0]["name"]).rsplit("-", 1)[0].replace("_", " ") if runs else ""

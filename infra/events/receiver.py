@@ -30,8 +30,10 @@ from merging.errors import InvalidInput
 logger = logging.getLogger("uvicorn.error")
 
 MAX_BODY_BYTES = 2 * 1024**2
-"""MLflow's largest tag and description (100,000 and 200,000 characters), with room for escapes."""
+"""Bytes that a message may have: MLflow's largest tag and description (100,000 and 200,000
+characters), with room for escapes."""
 EVENT_IDS = uuid.UUID("6f0f3c1e-0a55-4f0e-9d0e-6d1f0f6f3a52")
+"""The namespace in which the id of a delivery gives the id of its event."""
 
 
 class Data(BaseModel):
@@ -111,7 +113,7 @@ class Receiver:
             params={"name": data.name, "version": data.version},
             auth=self.settings.mlflow_login,
         )
-        if answer.status_code == status.HTTP_404_NOT_FOUND:  # deleted meanwhile
+        if answer.status_code == status.HTTP_404_NOT_FOUND:  # It was deleted meanwhile.
             return None
         tags = answer.raise_for_status().json()["model_version"].get("tags", [])
         return next((tag["value"] for tag in tags if tag["key"] == FAMILY), None)
@@ -156,7 +158,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 await receiver.emit(event, delivery_id)
                 logger.info("%s: %s (%s)", event.family, event.name, delivery_id)
         except ValidationError:
-            pass  # genuine, but of a kind that does not concern the queue
+            pass  # It is genuine, but does not concern the queue.
         except httpx.HTTPError as error:
             # MLflow sends again on 503.
             logger.warning("delivery %s: %s", delivery_id, error)
@@ -167,7 +169,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 async def _read_body(request: Request) -> bytes:
-    """The whole body, given up on as soon as it is too long."""
+    """Reads the whole body, and gives up as soon as it is too long."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

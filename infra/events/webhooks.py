@@ -20,7 +20,8 @@ EVENTS = [
     {"entity": "MODEL_VERSION_TAG", "action": "SET"},
 ]
 MAX_AGE = 300
-"""Seconds between signing and arrival, either way; MLflow's retries keep the first time."""
+"""Seconds that a message may be older or newer than the clock says. MLflow's retries keep the time of
+the first try."""
 
 
 def register_webhook(settings: Settings) -> None:
@@ -71,7 +72,7 @@ def verify(secret: SecretStr, headers: Mapping[str, str], body: bytes, now: floa
 
     Args:
         secret: What MLflow signs with.
-        headers: Of the request; names in lower case, or a mapping that does not mind.
+        headers: The request's headers, by names in lower case.
         body: The raw bytes, as they were signed.
         now: Seconds since the epoch.
 
@@ -83,8 +84,8 @@ def verify(secret: SecretStr, headers: Mapping[str, str], body: bytes, now: floa
     signed = f"{delivery}.{signed_at}.".encode() + body
     digest = hmac.new(secret.get_secret_value().encode(), signed, hashlib.sha256).digest()
     expected = b"v1," + base64.b64encode(digest)
-    found = headers.get("x-mlflow-signature", "").encode()
-    if not hmac.compare_digest(expected, found):
+    sent = headers.get("x-mlflow-signature", "").encode()
+    if not hmac.compare_digest(expected, sent):
         raise Refused(
             "The signature is wrong or missing.", "Run `supermerge up` to renew the webhook."
         )
@@ -96,12 +97,12 @@ def verify(secret: SecretStr, headers: Mapping[str, str], body: bytes, now: floa
 
 
 def _all_hooks(client: httpx.Client, hooks: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    known: list[dict[str, Any]] = []
     token = ""
     while True:
         page = client.get(hooks, params={"page_token": token} if token else {})
         page.raise_for_status()
-        found += page.json().get("webhooks", [])
+        known += page.json().get("webhooks", [])
         token = page.json().get("next_page_token", "")
         if not token:
-            return found
+            return known

@@ -47,7 +47,7 @@ def add_mlflow_files(folder: MergedFolder, kind: ModelKind, model_id: str) -> No
     item = DataType.binary if kind.reads_images else DataType.string
     schema = Schema([ColSpec(DataType.string, "task"), ColSpec(Array(item), "inputs")])
     model = Model(
-        utc_time_created="1970-01-01 00:00:00",  # the manifest must not depend on the clock
+        utc_time_created="1970-01-01 00:00:00",  # The manifest must not depend on the clock.
         model_uuid=model_id[:32],
         signature=ModelSignature(inputs=schema),
     )

@@ -50,7 +50,7 @@ def check_answers(directory: Path) -> None:
     """Loads the model in a fresh process and compares its answers with the recorded ones.
 
     Raises:
-        Corrupt: it does not load, or answers differently.
+        Corrupt: It does not load, or answers differently.
     """
     environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     done = subprocess.run(

@@ -72,7 +72,7 @@ class Experts:
         """One expert by name and number.
 
         Raises:
-            InvalidInput: there is no such version.
+            InvalidInput: There is no such version.
         """
         return _expert(get_version(self._client, name, version))
 
@@ -80,7 +80,7 @@ class Experts:
         """The S3 folder that an expert's files are in.
 
         Raises:
-            InvalidInput: the source is no folder in S3.
+            InvalidInput: The source is no folder in S3.
         """
         uri = self._client.get_model_version_download_uri(expert.name, str(expert.version))
         if urlparse(uri).scheme == "mlflow-artifacts" and self._artifact_root:
@@ -97,12 +97,10 @@ class Experts:
 
     def settle(
         self, expert: ExpertVersion, status: ExpertStatus, reason: str, report: str = ""
-    ) -> bool:
-        """Sets status and reason of an expert, and where to read more; whether that is news."""
-        news = (expert.status, expert.reason) != (status, reason)
-        if news:
+    ) -> None:
+        """Sets status and reason of an expert, and where to read more."""
+        if (expert.status, expert.reason) != (status, reason):
             self._retag(expert, status=status, reason=reason, report=report)
-        return news
 
     def record_digest(self, expert: ExpertVersion, digest: str) -> None:
         """Remembers the digest of an expert's content as it was pulled."""

@@ -61,7 +61,7 @@ class MergedVersions:
         """One merged version by number.
 
         Raises:
-            InvalidInput: there is no such version.
+            InvalidInput: There is no such version.
         """
         return _merged(get_version(self._client, check_family(family), version))
 
@@ -98,7 +98,7 @@ class MergedVersions:
         """Records a person's decision on a candidate.
 
         Raises:
-            Refused: it is no candidate any more; nothing was recorded.
+            Refused: It is no candidate any more; nothing was recorded.
         """
         if version.status != "candidate":
             raise Refused(

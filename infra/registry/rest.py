@@ -16,7 +16,7 @@ import httpx
 
 from infra.errors import Unavailable
 
-_TIMEOUT = 60  # seconds
+_TIMEOUT = 60  # Seconds that a call may take.
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric
 
-_METRICS_PER_CALL = 1000  # MLflow takes no more of them in one batch.
-_DIGEST_LENGTH = 36  # MLflow takes no longer digest of a data set; in characters.
+_METRICS_PER_CALL = 1000  # Metrics that MLflow takes in one batch.
+_DIGEST_LENGTH = 36  # Characters that MLflow takes of a data set's digest.
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RunRecord:
         family: Name of the family.
         build_key: What the attempt is known by.
         title: The run's name, for people.
-        verdict: Of the gate.
+        verdict: The gate's verdict.
         settings: Names and values of what it was built with.
         metrics: Numbers of the gate by name.
         losses: Step and mean loss of learning.
@@ -106,7 +106,7 @@ class Runs:
 
 
 def _metrics(record: RunRecord, time: int) -> list[Metric]:
-    """All numbers of the gate, and as many evenly spaced losses as fit beside them."""
+    """Gives all numbers of the gate, and as many evenly spaced losses as fit beside them."""
     from mlflow.entities import Metric
 
     gate = [Metric(name, value, time, 0) for name, value in record.metrics.items()]

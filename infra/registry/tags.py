@@ -31,7 +31,7 @@ MergedStatus = Literal["candidate", "promoted", "superseded", "rolled-back", "re
 Validation = Literal["passed", "pending", "failed"]
 Approval = Literal["approved", "rejected"]
 
-_LONGEST = 8_000  # Characters of a tag that are kept; thousands of mismatched tensors do not fit.
+_LONGEST = 8_000  # Characters of a tag that are kept; a table of mismatched tensors can be longer.
 
 
 def _lowered(value: Any) -> Any:
@@ -102,7 +102,7 @@ class ExpertTags(Tags):
     Attributes:
         family: The family that it asks to be merged into.
         task: Its ML task, as it was written; not validated yet.
-        digest: Of its content, once that was looked at.
+        digest: Digest of its content, once that was looked at.
         reason: Why its status is what it is.
         report: Where the report of the decision on it is.
         status: Where in its life it is; None where the tag is malformed. It is written last,

@@ -31,7 +31,7 @@ def get_version(client: MlflowClient, name: str, number: int) -> ModelVersion:
     """One version of a registered model.
 
     Raises:
-        InvalidInput: there is no such version.
+        InvalidInput: There is no such version.
     """
     for version in search_versions(client, f'name = "{name}" AND version_number = {number}'):
         return version

@@ -25,7 +25,7 @@ from infra.report.summary import HEADLINES, points, share, span
 
 _CSS = resources.files("infra.report") / "report.css"
 DATA_DOCS = "data-docs/index.html"
-_THUMBNAIL = 112  # pixels
+_THUMBNAIL = 112  # Pixels of a thumbnail's longer side.
 _SHOWN_CHARACTERS = 600
 
 _pages = Environment(

@@ -26,7 +26,7 @@ _METRICS = (
 )
 
 
-LONGEST_SUMMARY = 5_000  # characters; MLflow's column for the description of a version
+LONGEST_SUMMARY = 5_000  # Characters that MLflow keeps of a version's description.
 
 
 def markdown_summary(report: GateReport, link: str = "") -> str:
@@ -46,7 +46,7 @@ def markdown_summary(report: GateReport, link: str = "") -> str:
     reasons = [f"- {reason}" for reason in report.reasons]
     end = ["", f"[Full report]({link})"] if link else []
     head = [f"**{HEADLINES[report.verdict]}**", "", *header]
-    room = LONGEST_SUMMARY - len("\n".join([*head, *end])) - 100  # for the two counts
+    room = LONGEST_SUMMARY - len("\n".join([*head, *end])) - 100  # The two counts take the rest.
     shown_rows = _fitting(table, room)
     room -= len("\n".join(shown_rows))
     shown = _fitting([*reasons, *warnings], room)

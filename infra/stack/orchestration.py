@@ -19,10 +19,11 @@ from infra.settings import Settings, deployments_file
 from infra.stack.parts import POOL
 
 ZOMBIES = "supermerge: mark runs without a heartbeat as crashed"
+"""Name of the automation that does so."""
 DEPLOYED = "supermerge_deployed"
-"""The Prefect variable with the digest of the deployed files."""
+"""Name of the Prefect variable that holds the digest of the deployed files."""
 SILENCE = 90
-"""Seconds without a heartbeat (one is sent every 30) after which a run counts as dead."""
+"""Seconds without a heartbeat after which a run counts as dead; one is sent every 30."""
 
 
 def prepare_prefect(settings: Settings) -> None:

@@ -49,7 +49,7 @@ def embedded_settings(state: StackState, state_dir: Path) -> Settings:
     settings = Settings.of({**values, "state_dir": state_dir}, "environment")
     if _is_given("mlflow_uri"):
         return settings
-    root = f"s3://{settings.bucket}/_mlflow"  # no family can have this name
+    root = f"s3://{settings.bucket}/_mlflow"  # No family can have this name.
     return settings.model_copy(update={"mlflow_artifact_root": root})
 
 
@@ -90,7 +90,7 @@ def s3(state: StackState, settings: Settings) -> Part:
             f"-s3.config={identities_file(settings)}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
-            "-disableHttp",  # else the filer's port reads and deletes objects without any key
+            "-disableHttp",  # Otherwise the filer's port needs no key to read and delete.
             "-admin.ui=false",
             "-webdav=false",
             "-master.telemetry=false",
@@ -112,13 +112,13 @@ def mlflow(state: StackState, settings: Settings) -> Part:
     }
     environment |= {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # Webhooks over http and to loopback: both ends are on this machine.
+        # Webhooks may go over http and to loopback, because both ends are on this machine.
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": state.webhook_encryption_key.get_secret_value(),
-        # With a cache, a webhook made after the first event of its kind gets none for a minute.
+        # With a cache, a webhook that is made after the first event of its kind gets none for a minute.
         "MLFLOW_WEBHOOK_CACHE_TTL": "0",
-        "MLFLOW_WEBHOOK_REQUEST_MAX_RETRIES": "5",  # about half a minute of receiver downtime
+        "MLFLOW_WEBHOOK_REQUEST_MAX_RETRIES": "5",  # They bridge half a minute without the receiver.
     }
     command = [
         *PYTHON,
@@ -226,7 +226,7 @@ def receiver(state: StackState, settings: Settings) -> Part:
             "uvicorn",
             "infra.events.receiver:create_app",
             "--factory",
-            f"--app-dir={CODE}",  # else it looks for `infra` in the present folder first
+            f"--app-dir={CODE}",  # Otherwise it looks for `infra` in the present folder first.
             f"--host={HOST}",
             f"--port={state.receiver_port}",
             "--no-access-log",
@@ -242,14 +242,14 @@ def _is_given(field: str) -> bool:
 
 def _weed() -> str:
     beside_python = Path(sys.executable).parent / "weed"
-    found = str(beside_python) if beside_python.exists() else shutil.which("weed")
-    if found is None:
+    program = str(beside_python) if beside_python.exists() else shutil.which("weed")
+    if program is None:
         raise Unavailable(
             "The S3 server of the embedded stack is not installed (no program `weed`).",
             "Install it with `pip install 'supermerge[local]'`, or set SUPERMERGE_S3_ENDPOINT to "
             "another S3.",
         )
-    return found
+    return program
 
 
 def _answers(url: str) -> Callable[[], bool]:

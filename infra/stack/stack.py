@@ -60,7 +60,7 @@ def start_stack(
         mine = stack_parts(state, settings)
 
         def ensure(name: str) -> None:
-            if name in mine:  # else it runs elsewhere
+            if name in mine:  # Otherwise it runs elsewhere.
                 started = supervisor.ensure(mine[name])
                 report(f"{mine[name].title} {'started' if started else 'is up'}")
 
@@ -101,7 +101,7 @@ def stop_stack(state_dir: Path | None = None, *, report: Report = lambda _step: 
             report(f"{name} stopped")
 
     with _one_at_a_time(state_dir):
-        # The worker first: it reports the end of its runs while Prefect still answers.
+        # The worker goes first: it reports the end of its runs while Prefect still answers.
         stop("worker")
         _at_once(*(partial(stop, name) for name in supervisor.recorded()))
         _remove_sockets(read_state(state_dir))

@@ -16,7 +16,7 @@ from infra.settings import PROJECT, Settings, read_state_file, state_file
 from infra.stack.files import private_folder, write_private
 
 HOST = "127.0.0.1"
-# Below the range from which Linux and macOS take the ports of outgoing connections.
+# All ports are below the range that Linux and macOS use for outgoing connections.
 LOWEST_PORT, HIGHEST_PORT = 18300, 28300
 BLOCK = 16
 

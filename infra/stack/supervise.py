@@ -24,14 +24,14 @@ from infra.settings import state_file
 from infra.stack.files import private_folder, write_private
 from infra.stack.state import is_free
 
-# Start times of one process as read twice differ by rounding and by clock corrections, in seconds.
+# Seconds by which two readings of one process's start time may differ, when the clock is corrected.
 SAME_START = 2.0
-# How long a part that runs may be too busy to answer before it counts as hung, in seconds.
+# Seconds that a part may be too busy to answer before it counts as hung.
 PATIENCE = 30.0
 LOG_LINES_SHOWN = 15
 LOG_BYTES_KEPT = 10 * 1024**2
 
-# Holds the handles of what this process started: Python then reaps the ones that end.
+# Python reaps the children that end only while somebody holds their handles.
 _children: list[subprocess.Popen[bytes]] = []
 
 
@@ -46,7 +46,7 @@ class Part:
     is_healthy: Callable[[], bool] = field(repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     start_timeout: float = 300.0
-    """Seconds; generous, because it only decides when to give up."""
+    """Seconds to wait for an answer. They are many, because they only decide when to give up."""
 
     @property
     def port(self) -> int:
@@ -169,7 +169,7 @@ class Supervisor:
         if record is None:
             return False
         processes = record.processes()
-        # The leader first: it ends its own children best.
+        # The leader goes first, because it ends its own children best.
         _end([process for process in processes if process.pid == record.pid], patience)
         _end(record.processes(), patience)
         (self.records / f"{name}.json").unlink()
@@ -230,5 +230,5 @@ def _end(processes: list[psutil.Process], patience: float) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)  # psutil compares the start time first
+                process.send_signal(number)  # Psutil compares the start time first.
         _, processes = psutil.wait_procs(processes, timeout=patience)

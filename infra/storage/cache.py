@@ -19,7 +19,7 @@ from infra.errors import Corrupt, Unavailable
 from infra.names import check_relative_path
 from infra.storage.store import ObjectStore, S3Uri, StoredObject
 
-# Room that must stay free on the disk after a pull, for the merge itself (bytes).
+# Bytes that a pull must leave free on the disk, for the merge itself.
 _HEADROOM = 1 << 30
 
 
@@ -57,8 +57,8 @@ class Cache:
             The directory (read-only, shared) and the SHA-256 of each file by path.
 
         Raises:
-            Corrupt: a file is missing or has another digest than expected.
-            Unavailable: the disk is too small; nothing was downloaded.
+            Corrupt: A file is missing or has another digest than expected.
+            Unavailable: The disk is too small; nothing was downloaded.
         """
         wanted = {check_relative_path(o.path, str(o.uri)): o for o in objects}
         if expected is not None and set(expected) - set(wanted):
@@ -119,7 +119,7 @@ class Cache:
             try:
                 tree.rename(final)
             except OSError:
-                if not final.exists():  # otherwise another run has just made the same tree
+                if not final.exists():  # Otherwise another run has just made the same tree.
                     raise
         return final
 

@@ -34,16 +34,16 @@ class FolderStore:
         """Every object below ``prefix``, in the order of the bytes of their keys."""
         folder = self._path(prefix)
         paths = (Path(at) / name for at, _, names in os.walk(folder) for name in names)
-        found = {}
+        files = {}
         for path in paths:
-            with suppress(FileNotFoundError):  # deleted since
-                found[path.relative_to(folder).as_posix()] = path.lstat()
+            with suppress(FileNotFoundError):  # It was deleted meanwhile.
+                files[path.relative_to(folder).as_posix()] = path.lstat()
         return tuple(
             # Every write makes a new file, so inode and time change with the content.
             StoredObject(
                 prefix / key, key, facts.st_size, f"{facts.st_ino:x}-{facts.st_mtime_ns:x}"
             )
-            for key, facts in sorted(found.items())
+            for key, facts in sorted(files.items())
             if stat.S_ISREG(facts.st_mode)
         )
 

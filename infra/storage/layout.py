@@ -1,7 +1,7 @@
 """How an expert's folder is laid out, in S3 and on disk.
 
-A Hugging Face checkpoint (safetensors only) and an examples table, anywhere below the folder; the
-table may refer to image files below it.
+It holds a Hugging Face checkpoint, in safetensors only, and an examples table; either may lie deeper
+in the folder. The table may refer to image files beside it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def find_layout(paths: Iterable[str], where: str) -> ExpertLayout:
     """Finds the checkpoint and the examples among relative paths, before anything is downloaded.
 
     Raises:
-        InvalidInput: one of them is missing or there are several, or the weights are a pickle.
+        InvalidInput: One of them is missing or there are several, or the weights are a pickle.
     """
     files = [PurePosixPath(path) for path in paths]
     weights = {file.parent for file in files if file.suffix == ".safetensors"}
@@ -55,7 +55,7 @@ def find_layout(paths: Iterable[str], where: str) -> ExpertLayout:
 
 
 def find_layout_on_disk(directory: Path) -> ExpertLayout:
-    """The same for a local folder."""
+    """Finds the checkpoint and the examples in a local folder, as :func:`find_layout` does."""
     if not directory.is_dir():
         raise InvalidInput(
             where=str(directory),
@@ -67,10 +67,10 @@ def find_layout_on_disk(directory: Path) -> ExpertLayout:
     return find_layout(files, str(directory))
 
 
-def _only(found: set[PurePosixPath], where: str, what: str) -> PurePosixPath:
-    if len(found) == 1:
-        return found.pop()
-    names = ", ".join(sorted(map(str, found))) or "none"
+def _only(paths: set[PurePosixPath], where: str, what: str) -> PurePosixPath:
+    if len(paths) == 1:
+        return paths.pop()
+    names = ", ".join(sorted(map(str, paths))) or "none"
     raise InvalidInput(
         where=where,
         expected=f"exactly one {what}" + (f" ({' or '.join(_TABLES)})" if "table" in what else ""),

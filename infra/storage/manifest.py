@@ -36,8 +36,8 @@ class MergedExpert(BaseModel):
 class Manifest(BaseModel):
     """Everything that determines a merged model, and its files.
 
-    Nothing in it depends on when or where it was built, except that the report among its files tells
-    a latency that was measured.
+    Nothing in it depends on when or where it was built, with one exception: the report among its files
+    tells a latency that was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,15 +82,15 @@ class Manifest(BaseModel):
             digest: The SHA-256 that was recorded for it, where one was.
 
         Raises:
-            Corrupt: the bytes have another digest or are no manifest.
+            Corrupt: The bytes have another digest or are no manifest.
         """
         data = store.read(location / MANIFEST)
-        found = hashlib.sha256(data).hexdigest()
-        if digest is not None and found != digest:
+        actual = hashlib.sha256(data).hexdigest()
+        if digest is not None and actual != digest:
             raise Corrupt(
                 where=str(location / MANIFEST),
                 expected=f"SHA-256 {digest}",
-                found=found,
+                found=actual,
                 remedy="The manifest was changed after it was recorded; restore it from the bucket's "
                 "older versions.",
             )
@@ -112,12 +112,12 @@ def download_model(store: ObjectStore, location: S3Uri, manifest: Manifest, targ
     """Downloads a merged model past any cache and compares every file with its manifest.
 
     Raises:
-        Corrupt: a file is missing, changed, or not in the manifest.
+        Corrupt: A file is missing, changed, or not in the manifest.
     """
-    found = download_fresh(store, location, target)
-    found.pop(MANIFEST)
-    if found != dict(manifest.files):
-        changed = sorted(dict(found.items() ^ manifest.files.items()))
+    downloaded = download_fresh(store, location, target)
+    downloaded.pop(MANIFEST)
+    if downloaded != dict(manifest.files):
+        changed = sorted(dict(downloaded.items() ^ manifest.files.items()))
         raise Corrupt(
             where=str(location),
             expected="the recorded files",

@@ -1,8 +1,9 @@
 """The promotion log: which merged model is deployed, and how it came to be.
 
-``s3://<bucket>/<family>/promotions/00000042.json``, each entry created with ``If-None-Match: *``.
-That conditional create is the only commit point of the whole queue: of two writers one loses and
-is told so. The deployed model is the newest entry; MLflow's aliases and tags only mirror it.
+Each entry is an object ``s3://<bucket>/<family>/promotions/00000042.json``, which is created with
+``If-None-Match: *``. That conditional create is the only commit point of the whole queue: of two
+writers one loses and is told so. The deployed model is the newest entry; MLflow's aliases and tags
+only mirror it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class PromotionLog:
             time: When, with a time zone.
 
         Raises:
-            Conflict: somebody else committed after ``after``.
+            Conflict: Somebody else committed after ``after``.
         """
         entry = Promotion(
             sequence=after.sequence + 1 if after else 1,

@@ -55,8 +55,8 @@ class StoredObject:
 
     Attributes:
         uri: Where it is.
-        path: The same relative to the prefix that was listed.
-        size: In bytes.
+        path: Its key relative to the prefix that was listed.
+        size: How many bytes it has.
         etag: Changes whenever the content does.
     """
 

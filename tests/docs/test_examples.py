@@ -57,9 +57,10 @@ def registry(tmp_path: Path, merged: Path) -> Iterator[None]:
     from mlflow import MlflowClient
 
     from infra.packaging.mlflow_files import add_mlflow_files
+    from merging.models.folder import MergedFolder
 
     folder = Path(shutil.copytree(merged, tmp_path / "version"))
-    add_mlflow_files(folder, ModelKind.TEXT_CLASSIFIER, "0" * 32)
+    add_mlflow_files(MergedFolder(folder), ModelKind.TEXT_CLASSIFIER, "0" * 32)
     files = [path for path in folder.rglob("*") if path.is_file()]
     digests = {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files

@@ -113,10 +113,10 @@ def test_a_rung_says_where_learning_starts_and_what_keeps_still(
 
 def test_a_model_that_is_written_already_is_kept(build, tmp_path):
     merged = write_model.fn(build, learned(build, 0.3), tmp_path)
-    before = (merged / "model" / "model.safetensors").stat().st_mtime_ns
+    before = (merged.model / "model.safetensors").stat().st_mtime_ns
 
     assert write_model.fn(build, learned(build, 0.3), tmp_path) == merged
-    assert (merged / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert (merged.model / "model.safetensors").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_candidate_is_judged_by_its_answers_and_its_speed(
 
     assert report.verdict == verdict
     assert contract.passed
-    assert report.attempts == 2
+    assert report.rungs == 2
     assert verdict == "passed" or told in " ".join(report.reasons)
 
 
