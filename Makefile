@@ -24,7 +24,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-format: install  ## rewrite the code in the project's style
+format: docs  ## rewrite the code in the project's style, and the reference
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -46,9 +46,9 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
         f"Waits for review of version {version.version}: set its tag {APPROVAL} to approved "
         "or rejected."
     )
-    settle_members(queue, arrivals, "merging", reason)
-    subject = f"{queue.name} version {version.version} needs review"
-    notify(queue.family, Notice("needs-review", queue.name, subject, " ".join(report.reasons)))
+    if settle_members(queue, arrivals, "merging", reason):  # else an earlier run told people
+        subject = f"{queue.name} version {version.version} needs review"
+        notify(queue.family, Notice("needs-review", queue.name, subject, " ".join(report.reasons)))
     return Outcome(tasks, "waits for review", reason, version.version)
 
 

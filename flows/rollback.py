@@ -70,9 +70,8 @@ def rollback(
                 remedy="Restore both as that entry of the log has them.",
             )
         check_health(queue, version)
-        words = f"Rolled back from version {entries[-1].version}" + (
-            f": {reason}" if reason else "."
-        )
+        words = f"Rolled back from version {entries[-1].version}"
+        words += f": {reason.removesuffix('.')}." if reason else "."
         entry = commit(queue, version, entries[-1], "rollback", decided_by, words)
         supersede_candidates(queue, None, words)
         repair_mirror(queue)

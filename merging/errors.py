@@ -22,7 +22,7 @@ class Discrepancy(MergeQueueError):
     """
 
     def __init__(self, *, where: str, expected: str, found: str, remedy: str) -> None:
-        super().__init__(f"{where}: expected {expected}, found {found}. {remedy}")
+        super().__init__(f"{where}: expected {expected}, found {found.removesuffix('.')}. {remedy}")
         self.where = where
         self.expected = expected
         self.found = found

@@ -21,7 +21,8 @@ from merging.serving import TaskError
 from merging.vectors.deltas import Source, backbone_names, dense_delta, source_of
 from merging.vectors.layout import Layout
 
-# What may differ between a base and its experts: names, heads, dropout, how it was saved.
+# These keys of a configuration may differ between a base and its experts: they say names, heads,
+# dropout, or how it was saved.
 FREE_KEYS = frozenset(
     {
         *("architectures", "id2label", "label2id", "num_labels", "problem_type"),
@@ -41,7 +42,8 @@ IMAGE_KEYS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
     *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
 )
-LARGEST_CHANGE = 10.0  # ‖τ‖ / ‖θp‖ over all tensors beyond which it is no fine-tuning of this base
+# A task vector longer than so many times its base, ‖τ‖ / ‖θp‖ over all tensors, is no fine-tuning.
+LARGEST_CHANGE = 10.0
 
 
 class Mismatch(NamedTuple):
@@ -101,23 +103,23 @@ def _configurations(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Itera
             yield Mismatch(f"config.{key}", f"{ours[key]!r:.80}", f"{theirs[key]!r:.80}")
 
 
-def _tokenizers(base: Path, expert: Path) -> Iterator[Mismatch]:
+def _tokenizers(base_dir: Path, expert_dir: Path) -> Iterator[Mismatch]:
     for name in TOKENIZER_FILES:
-        ours, theirs = base / name, expert / name
+        ours, theirs = base_dir / name, expert_dir / name
         if ours.exists() and theirs.exists() and _vocabulary(ours) != _vocabulary(theirs):
             yield Mismatch("tokenizer", f"the base's {name}", "another vocabulary")
 
 
-def _image_processors(base: Path, expert: Path) -> Iterator[Mismatch]:
+def _image_processors(base_dir: Path, expert_dir: Path) -> Iterator[Mismatch]:
     """The merged model prepares images as the base does, so experts must have been trained on that."""
-    if not all((directory / PREPROCESSOR).exists() for directory in (base, expert)):
+    if not all((directory / PREPROCESSOR).exists() for directory in (base_dir, expert_dir)):
         return
     try:
         ours, theirs = (
             json.loads(
                 AutoImageProcessor.from_pretrained(directory, backend="pil").to_json_string()
             )
-            for directory in (base, expert)
+            for directory in (base_dir, expert_dir)
         )
     except (OSError, ValueError) as error:
         yield Mismatch(PREPROCESSOR, "a readable image processor", str(error)[:200])
@@ -142,16 +144,16 @@ def _vocabulary(path: Path) -> str:
 
 def _headers(base: Checkpoint, expert: Checkpoint, kind: ModelKind) -> Iterator[Mismatch]:
     for name in backbone_names(expert, kind):
-        found = expert.tensors[name]
+        theirs = expert.tensors[name]
         if name not in base.tensors:
-            if found.dtype.is_floating_point:
-                yield Mismatch(name, "no such tensor", f"shape {list(found.shape)}")
+            if theirs.dtype.is_floating_point:
+                yield Mismatch(name, "no such tensor", f"shape {list(theirs.shape)}")
             continue
         ours = base.tensors[name]
-        if ours.shape != found.shape:
-            yield Mismatch(name, f"shape {list(ours.shape)}", f"shape {list(found.shape)}")
-        elif ours.dtype.is_floating_point != found.dtype.is_floating_point:
-            yield Mismatch(name, str(ours.dtype), str(found.dtype))
+        if ours.shape != theirs.shape:
+            yield Mismatch(name, f"shape {list(ours.shape)}", f"shape {list(theirs.shape)}")
+        elif ours.dtype.is_floating_point != theirs.dtype.is_floating_point:
+            yield Mismatch(name, str(ours.dtype), str(theirs.dtype))
 
 
 def _task_model(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> Iterator[Mismatch]:
@@ -185,14 +187,14 @@ def _values(
             whole = False
             yield Mismatch(name, "finite values", "NaN or infinity")
         if name not in layout.whole and bool(torch.count_nonzero(delta)):
-            found = "changed, and made into another parameter when transformers loads it"
-            yield Mismatch(name, "the base's values, or a parameter of the model", found)
+            change_lost = "changed, and made into another parameter when transformers loads it"
+            yield Mismatch(name, "the base's values, or a parameter of the model", change_lost)
         change += float(delta.square().sum(dtype=torch.float64))
     if whole and change == 0:
         yield Mismatch("task vector", "a difference from the base", "zero: nothing was learned")
     elif whole and change > LARGEST_CHANGE**2 * size:
-        found = f"{(change / size) ** 0.5:.1f} times the base" if size else "a base of zeros"
-        yield Mismatch("task vector", f"at most {LARGEST_CHANGE:g} times the base", found)
+        ratio = f"{(change / size) ** 0.5:.1f} times the base" if size else "a base of zeros"
+        yield Mismatch("task vector", f"at most {LARGEST_CHANGE:g} times the base", ratio)
 
 
 def _finite(tensor: Tensor) -> bool:

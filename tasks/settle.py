@@ -29,12 +29,18 @@ def settle_members(
     status: ExpertStatus,
     reason: str,
     report: str = "",
-) -> None:
-    """Sets what became of the experts of a build, why, and where the report is."""
+) -> bool:
+    """Sets what became of the experts of a build, why, and where the report is.
+
+    Returns:
+        Whether that is news for any of them.
+    """
     experts = queue.registry.experts
+    news = False
     for member in members:
         expert = experts.get(member.record.name, member.record.version)
-        experts.settle(expert, status, reason, report)
+        news |= experts.settle(expert, status, reason, report)
+    return news
 
 
 @task(**SIDE_EFFECT)

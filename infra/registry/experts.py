@@ -97,10 +97,12 @@ class Experts:
 
     def settle(
         self, expert: ExpertVersion, status: ExpertStatus, reason: str, report: str = ""
-    ) -> None:
-        """Sets status and reason of an expert, and where to read more."""
-        if (expert.status, expert.reason) != (status, reason):
+    ) -> bool:
+        """Sets status and reason of an expert, and where to read more; whether that is news."""
+        news = (expert.status, expert.reason) != (status, reason)
+        if news:
             self._retag(expert, status=status, reason=reason, report=report)
+        return news
 
     def record_digest(self, expert: ExpertVersion, digest: str) -> None:
         """Remembers the digest of an expert's content as it was pulled."""

@@ -23,7 +23,7 @@ from merging.vectors.expert_set import ExpertSet
 
 ALL_METHODS = {**METHODS, "regmean": regmean, "mats": mats}
 SCALES = tuple(round(0.1 * i, 1) for i in range(1, 16))
-UNSCALED = ("average", "regmean", "mats")  # already a model, not a direction
+UNSCALED = ("average", "regmean", "mats")  # Methods that give a model and not a direction.
 
 
 def baseline(experts: ExpertSet, method: str) -> dict[str, Tensor]:

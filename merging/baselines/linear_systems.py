@@ -26,21 +26,21 @@ from merging.learning.objectives import objective_loss
 from merging.serving import Encoder, assemble
 from merging.vectors.expert_set import ExpertSet
 
-OFF_DIAGONAL = 0.9  # RegMean's factor on the off-diagonal of a Gram matrix
-CG_STEPS = 50
-BATCH = 16
+OFF_DIAGONAL = 0.9  # RegMean keeps this share of what lies off the diagonal of a Gram matrix.
+CG_STEPS = 50  # Steps of conjugate gradient that MaTS goes.
+BATCH = 16  # Examples in a pass that collects moments.
 
 
 @dataclass
 class Moments:
     """Second moments at a linear layer: of inputs [inputs, inputs], of gradients [outputs, outputs].
 
-    Both fp64 and divided by the number of rows that went in.
+    Both are fp64 and divided by `count`, the number of vectors that went in.
     """
 
     inputs: Tensor
     gradients: Tensor
-    rows: int = field(default=0)
+    count: int = field(default=0)
 
 
 def regmean(experts: ExpertSet, examples: int = 128) -> dict[str, Tensor]:
@@ -126,8 +126,8 @@ def layer_moments(experts: ExpertSet, expert: Expert, examples: int) -> dict[str
             objective_loss("labels", logits, own, None).backward()
             model.zero_grad()
     for moment in moments.values():
-        moment.inputs /= moment.rows
-        moment.gradients /= moment.rows
+        moment.inputs /= moment.count
+        moment.gradients /= moment.count
     return moments
 
 
@@ -150,7 +150,7 @@ def _watched(
         def keep_inputs(_: Any, inputs: tuple[Tensor, ...], moment: Moments = moment) -> None:
             flat = inputs[0].detach().flatten(0, -2)
             moment.inputs += flat.t() @ flat
-            moment.rows += len(flat)
+            moment.count += len(flat)
 
         def keep_gradients(
             _: Any, __: Any, gradients: tuple[Tensor, ...], moment: Moments = moment

@@ -19,7 +19,7 @@ from merging.safefile import load_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# Variants whose task vector is not a plain product of the saved factors.
+# The task vector of these variants is no plain product of the saved factors.
 UNSUPPORTED = (
     "use_dora",
     "use_qalora",
@@ -31,7 +31,7 @@ UNSUPPORTED = (
     "monteclora_config",
     "use_bdlora",
 )
-# Ways to start the factors that leave the base's weights alone; PiSSA, for one, takes its factors
+# These ways to start the factors leave the base's weights alone. PiSSA, for one, takes its factors
 # out of them, so that such an adapter belongs to another base.
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -48,12 +48,12 @@ class LowRank:
     up: Tensor
     down: Tensor
 
-    def dense(self, base: Tensor) -> Tensor:
-        """τ in the shape of `base`, summed rank by rank so that its bits are the same everywhere."""
+    def dense(self, original: Tensor) -> Tensor:
+        """τ in the shape of the base's tensor, summed rank by rank for the same bits everywhere."""
         total = torch.zeros(self.up.shape[0], self.down.shape[1])
         for up, down in zip(self.up.unbind(1), self.down.unbind(0), strict=True):
             total += up[:, None] * down
-        return total.view(base.shape)
+        return total.view(original.shape)
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Scaling:
     factor: Tensor
     axis: int
 
-    def dense(self, base: Tensor) -> Tensor:
-        """τ in the shape of `base`."""
-        shape = [1] * base.ndim
+    def dense(self, original: Tensor) -> Tensor:
+        """τ in the shape of the base's tensor, `original`."""
+        shape = [1] * original.ndim
         shape[self.axis] = -1
-        return base * self.factor.view(shape)
+        return original * self.factor.view(shape)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from merging.safefile import DTYPES
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies and what it is."""
+    """Where one tensor lies, under the name `key` in its file, and what it is."""
 
     file: Path
-    key: str  # its name in the file
+    key: str
     shape: tuple[int, ...]
     dtype: torch.dtype
 
@@ -58,11 +58,11 @@ class Checkpoint:
         directory = Path(directory)
         config = read_config(directory)
         prefix = backbone_prefix(directory, parsed_config(directory, config))
-        found = dict(_scan(directory))
-        tensors = {canonical_name(key, prefix): info for key, info in found.items()}
+        scanned = dict(_scan(directory))
+        tensors = {canonical_name(key, prefix): info for key, info in scanned.items()}
         # Where no name has the prefix, the file is a bare backbone (or a model without prefix).
-        prefixed = any(key.startswith(prefix) for key in found)
-        head = frozenset(key for key in found if prefixed and not key.startswith(prefix))
+        prefixed = any(key.startswith(prefix) for key in scanned)
+        head = frozenset(key for key in scanned if prefixed and not key.startswith(prefix))
         return cls(directory, config, dict(sorted(tensors.items())), head)
 
     def read(self, name: str) -> Tensor:

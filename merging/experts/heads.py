@@ -17,9 +17,9 @@ from merging.experts.checkpoint import read_config
 from merging.safefile import load_tensors, save_tensors
 from merging.serving import label_names
 
-# Keys that say where or how a configuration was saved, and nothing about the model.
+# These keys say where or how a configuration was saved, and nothing about the model.
 VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
-# Keys that say what a task's labels are; they decide the shape of its head and nothing else.
+# These keys say what a task's labels are; they decide the shape of its head and nothing else.
 LABELS = ("id2label", "label2id", "num_labels")
 
 

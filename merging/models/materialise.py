@@ -21,10 +21,11 @@ from merging.vectors.deltas import Source, backbone_names, summed_blocks
 from merging.vectors.expert_set import ExpertSet
 from merging.vectors.preprocess import processed_sources
 
-SHARD_BYTES = 5_000_000_000
-# What a model directory needs beside its weights; nothing that could be code or a pickle.
+SHARD_BYTES = 5_000_000_000  # Most bytes of a weight file, unless one tensor is larger.
+# Files of the base that a model needs beside its weights end so; none could be code or a pickle.
 COMPANIONS = (".json", ".txt", ".model", ".jinja")
-Merged = Callable[[str], Tensor | Iterable[Tensor]]  # whole or in blocks, by canonical name
+# Gives a merged tensor by its canonical name, whole or in blocks of rows.
+Merged = Callable[[str], Tensor | Iterable[Tensor]]
 
 
 def materialise(

@@ -48,8 +48,8 @@ class Outcomes:
             raise _invalid("every example once", f"{len(repeated)} repeated keys: {repeated[:3]}")
         kinds = {type(value) for value in (*self.predicted, *self.targets)}
         if len(kinds) > 1 or not kinds <= {int, str}:
-            found = sorted(kind.__name__ for kind in kinds)
-            raise _invalid("class indices (int) or texts (str) only", f"{' and '.join(found)}")
+            names = sorted(kind.__name__ for kind in kinds)
+            raise _invalid("class indices (int) or texts (str) only", " and ".join(names))
 
     def __len__(self) -> int:
         """Number of examples."""

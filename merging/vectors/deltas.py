@@ -15,7 +15,7 @@ from merging.experts.expert import ExpertFiles
 from merging.experts.heads import Head
 from merging.kinds import ModelKind
 
-CACHED = 1 << 18  # numbers that are worked on at a time: 1 MB of fp32
+CACHED = 1 << 18  # Numbers that are worked on at a time: 1 MB of fp32 stays in the cache.
 
 Delta = Tensor | LowRank | Scaling | None
 
@@ -44,11 +44,15 @@ class FullSource:
 
 @dataclass(frozen=True)
 class CombinedSource:
-    """A merge of experts, itself merged further: τ = Σ c(i) τ(i)."""
+    """A merge of experts, itself merged further: τ = Σ c(i) τ(i).
+
+    Attributes:
+        values: The members' coefficients by tensor, fp32 [members] or [members, rows].
+    """
 
     base: Checkpoint
     members: Sequence[Source]
-    values: Mapping[str, Tensor]  # coefficients, fp32 [members] or [members, rows]
+    values: Mapping[str, Tensor]
 
     def delta(self, name: str) -> Tensor | None:
         """fp32 in the tensor's shape, summed in the members' order."""
@@ -99,7 +103,8 @@ def summed_blocks(
     """
     shape = (start.shape[0], -1) if start.ndim else (1, 1)
     original = base.read(name).view(shape)
-    terms: list[tuple[Tensor, bool, Tensor]] = []  # tensor, whether it is a difference, coefficient
+    # Each term is a tensor, whether it is a task vector already, and its coefficient.
+    terms: list[tuple[Tensor, bool, Tensor]] = []
     for source, coefficient in zip(sources, coefficients, strict=True):
         if isinstance(source, FullSource) and name in source.expert.tensors:
             terms.append((source.expert.read(name).view(shape), False, coefficient))

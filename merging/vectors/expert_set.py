@@ -2,8 +2,8 @@
 
     experts = ExpertSet.open(Path("base"), [open_expert(...), ...], ModelKind.TEXT_CLASSIFIER)
 
-Whatever is known of it is found out once, when it is first asked for: each checkpoint is opened once,
-and the names of the tensors to merge are looked for once.
+What is known of a set is worked out once, when it is first asked for: each checkpoint is opened once,
+and the names of the tensors to merge are looked up once.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class ExpertSet:
     kind: ModelKind
 
     @classmethod
-    def open(cls, base: Path, experts: Sequence[Expert], kind: ModelKind) -> Self:
+    def open(cls, base_dir: Path, experts: Sequence[Expert], kind: ModelKind) -> Self:
         """A set whose base lies in a folder.
 
         Raises:
             InvalidInput: The base is no readable checkpoint.
         """
-        return cls(Checkpoint.open(base), tuple(experts), kind)
+        return cls(Checkpoint.open(base_dir), tuple(experts), kind)
 
     def only(self, tasks: Sequence[str]) -> Self:
         """A set of some of the experts, in the order given; what is open is shared with it."""

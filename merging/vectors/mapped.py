@@ -27,8 +27,8 @@ from merging.vectors.stacks import DensePart, LowRankPart, Part, ScalingPart, St
 
 logger = logging.getLogger(__name__)
 
-TILE_BYTES = 1 << 26  # of task vectors that are mapped at a time
-BLOCK_BYTES = 1 << 24  # of task vectors that are put together in memory at a time
+TILE_BYTES = 1 << 26  # Most bytes of task vectors that are mapped at a time.
+BLOCK_BYTES = 1 << 24  # Most bytes of task vectors that are put together in memory at a time.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
@@ -47,8 +47,8 @@ def build_vectors(
         base: The base checkpoint.
         sources: Task vectors in column order.
         names: Canonical names of the tensors to merge.
-        storage: Of full task vectors of matrices; int8 has one scale per row. Factors of adapters
-            and vectors are small and stay fp32.
+        storage: How the numbers of matrices are kept; int8 has one scale per row. The factors of
+            adapters, and tensors with one index, are small and stay fp32.
         lookups: Embeddings, of which a step reads some rows. All experts' versions of a row lie
             behind one another, so that a row is one place in the file however many experts there are.
     """
@@ -180,9 +180,9 @@ class TaskVectors:
         parts: list[Part] = []
         for part in self.stack(name).parts:
             if isinstance(part, DensePart) and f"rows/0/{name}" in self._entries:
-                found = self._gather(f"rows/0/{name}", rows).transpose(0, 1)
+                gathered = self._gather(f"rows/0/{name}", rows).transpose(0, 1)
                 scales = None if part.scales is None else part.scales[:, rows]
-                parts.append(DensePart(part.columns, found, scales))
+                parts.append(DensePart(part.columns, gathered, scales))
             else:
                 parts.append(part.take(rows))
         return self._gather(f"base/{name}", rows), Stack(self.num_experts, parts)
@@ -190,11 +190,11 @@ class TaskVectors:
     def _gather(self, entry: str, rows: Tensor) -> Tensor:
         spec, offset = self._entries[entry]
         size = torch.Size(spec.shape[1:]).numel() * spec.dtype.itemsize
-        found = torch.empty(len(rows), *spec.shape[1:], dtype=spec.dtype)
-        memory = memoryview(found.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]
+        gathered = torch.empty(len(rows), *spec.shape[1:], dtype=spec.dtype)
+        memory = memoryview(gathered.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]
         for index, row in enumerate(rows.tolist()):
             os.preadv(self._file, [memory[index * size : (index + 1) * size]], offset + row * size)
-        return found
+        return gathered
 
     def tiles(self, name: str) -> list[slice]:
         """Ranges of rows whose task vectors together take at most TILE_BYTES; all rows in one."""

@@ -33,8 +33,13 @@ def shell_lines(page: str) -> list[str]:
     return [
         *re.findall(r"^(?: {4}|\t)(.*)$", text, re.MULTILINE),
         *(line for block in blocks(page, "bash") for line in block.splitlines()),
-        *re.findall(r"`([^`\n]+)`", prose(page)),
+        *code_in_sentences(page),
     ]
+
+
+def code_in_sentences(page: str) -> list[str]:
+    """What stands between single backticks, also over the end of a line."""
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(page))]
 
 
 def anchors(page: str) -> set[str]:

@@ -7,11 +7,13 @@ import re
 import pytest
 
 from docs.reference import commands
-from tests.docs.pages import PAGES, ROOT, anchors, links, shell_lines
+from tests.docs.pages import PAGES, ROOT, anchors, code_in_sentences, links, shell_lines, text_of
 
 every_page = pytest.mark.parametrize("page", PAGES)
 COMMANDS = commands()
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+CODE = ("flows", "tasks", "merging", "infra", "tests", "docs", "benchmarks")
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 
 
 def typed(page: str, program: str) -> list[list[str]]:
@@ -55,3 +57,22 @@ def test_a_module_that_is_to_be_run_exists_with_its_options(page):
             source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
             for option in (word for word in words if word.startswith("--")):
                 assert f'"{option}"' in source, option
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES} - {"CHANGELOG.md"}))
+def test_a_file_or_folder_that_is_named_is_there(page):
+    for code in code_in_sentences(page):
+        if re.fullmatch(rf"({'|'.join(CODE)})/[\w./-]*", code):
+            assert (ROOT / code).exists(), code
+
+
+def test_every_variable_that_is_read_stands_in_a_page():
+    names = {
+        *re.findall(r"(\w+) \?=", MAKEFILE),
+        *re.findall(r"\$\((\w+_(?:LINKS|ARGS))\)", MAKEFILE),
+    }
+    for path in (file for folder in CODE for file in (ROOT / folder).rglob("*.py")):
+        names.update(re.findall(r'environ\.get\("(\w+)"', path.read_text()))
+        names.update(re.findall(r'(?<![+] )"(\w+)" in os\.environ', path.read_text()))
+    text = "".join(map(text_of, PAGES))
+    assert not {name for name in names if f"`{name}" not in text}

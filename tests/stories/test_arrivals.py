@@ -1,0 +1,315 @@
+"""Experts arrive: what is merged, what is refused and what is put aside, and how people hear of it."""
+
+from __future__ import annotations
+
+from inline_snapshot import snapshot
+
+from infra.storage.store import S3Uri
+
+
+def test_a_good_expert_is_merged_and_promoted(queue):
+    queue.land("weather", 90)
+    assert queue.sweep() == snapshot("""\
+weather/1: – → waiting
+weather/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of weather: passed
+version 1: – → candidate
+champion is version 1
+version 1: candidate → promoted: Merges weather; the gate passed on every task.
+weather/1: merging → merged: Merged in version 1.
+notice promoted: reviews version 1 is deployed: 〃
+log: reviews version 1 is deployed: 〃
+> weather: promoted. 〃\
+""")
+
+
+def test_a_second_expert_joins_what_is_deployed(deployed):
+    deployed.land("food", 90)
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 2: – → candidate
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> food: promoted. 〃\
+""")
+
+
+def test_experts_that_arrive_together_are_merged_together(deployed):
+    deployed.land("food", 90)
+    deployed.land("sport", 85)
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+sport/1: – → waiting
+food/1: waiting → merging
+sport/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food, sport: passed
+version 2: – → candidate
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges food, sport; the gate passed on every task.
+food/1: merging → merged: Merged in version 2.
+sport/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> food, sport: promoted. 〃\
+""")
+
+
+def test_nothing_waits(deployed):
+    assert deployed.sweep() == snapshot("""\
+log: no expert is waiting
+> No expert is waiting.\
+""")
+
+
+def test_the_same_content_is_merged_already(deployed):
+    deployed.land("weather", 90)
+    assert deployed.sweep() == snapshot("""\
+weather/2: – → waiting
+weather/2: waiting → merged: Same content as reviews-weather/1, which is deployed.
+> No expert is waiting.\
+""")
+    assert deployed.sweep() == snapshot("""\
+log: no expert is waiting
+> No expert is waiting.\
+""")
+
+
+def test_a_new_version_of_a_task_replaces_the_old(deployed):
+    deployed.land("weather", 94, seed=1)
+    assert deployed.sweep() == snapshot("""\
+weather/2: – → waiting
+weather/2: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of weather: passed
+version 2: – → candidate
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges weather; the gate passed on every task.
+weather/1: merged → held: Replaced by reviews-weather/2.
+weather/2: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> weather: promoted. 〃\
+""")
+
+
+def test_an_older_version_that_had_no_turn_is_held(queue):
+    queue.land("weather", 90)
+    queue.land("weather", 94, seed=1)
+    assert queue.sweep() == snapshot("""\
+weather/1: – → waiting
+weather/2: – → waiting
+weather/1: waiting → held: reviews-weather/2 was registered later for the same task.
+weather/2: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of weather: passed
+version 1: – → candidate
+champion is version 1
+version 1: candidate → promoted: Merges weather; the gate passed on every task.
+weather/2: merging → merged: Merged in version 1.
+notice promoted: reviews version 1 is deployed: 〃
+log: reviews version 1 is deployed: 〃
+> weather: promoted. 〃\
+""")
+
+
+def test_an_expert_no_better_than_its_base_is_rejected_before_anything_is_learned(deployed):
+    deployed.land("food", 49)
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → rejected: Nothing was merged. food: the expert scores 49.0 % where the base
+    with the expert's own head scores 50.0 % (−1.0 points): fine-tuning brought nothing that a
+    merge could keep. Check the labels of its examples and its training, then register a better
+    expert.
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+> food: bounced. 〃\
+""")
+    assert deployed.types("explain reviews-food/1") == snapshot("""\
+> reviews-food/1 (food): rejected
+> Nothing was merged. food: the expert scores 49.0 % where the base with the expert's own head
+    scores 50.0 % (−1.0 points): fine-tuning brought nothing that a merge could keep. Check the
+    labels of its examples and its training, then register a better expert.\
+""")
+
+
+def test_an_expert_too_little_better_to_tell_is_rejected(deployed):
+    deployed.land("food", 52)
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → rejected: Nothing was merged. food: the expert scores 52.0 % where the
+    commonest answer, given every time, scores 50.0 %; with 95.0 % confidence it is not shown to
+    be better than that. Check the labels of its examples and its training, then register a
+    better expert.
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+> food: bounced. 〃\
+""")
+
+
+def test_a_merge_that_forgets_is_rejected_and_nothing_changes(deployed):
+    deployed.land("food", 90)
+    deployed.scores("food", weather=80)
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: failed
+food/1: merging → rejected: weather: 80.0 % against 90.0 % of the deployed model (−10.0 points)
+    on 400 gate examples: worse, where at most 5.0 points may be lost. Try re-learning all
+    coefficients instead of only the new ones, more calibration examples, or coefficients per
+    row.
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+> food: bounced. 〃\
+""")
+    assert deployed.types("explain reviews-food/1") == snapshot("""\
+> reviews-food/1 (food): rejected
+> weather: 80.0 % against 90.0 % of the deployed model (−10.0 points) on 400 gate examples:
+    worse, where at most 5.0 points may be lost. Try re-learning all coefficients instead of
+    only the new ones, more calibration examples, or coefficients per row.
+> Report: MLFLOW/#/experiments/1/runs/ID/artifacts\
+""")
+    assert deployed.sweep() == snapshot("""\
+log: no expert is waiting
+> No expert is waiting.\
+""")
+
+
+def test_a_rejected_expert_is_released_and_tried_again(deployed):
+    deployed.land("food", 49)
+    deployed.sweep()
+    assert deployed.types("release reviews-food/1") == snapshot("""\
+food/1: rejected → waiting: Released.
+> reviews-food/1 is waiting again; the next merge takes it.\
+""")
+    assert deployed.types("release reviews-food/1") == snapshot("""\
+> reviews-food/1 is waiting; only a held or rejected expert can be released. `supermerge status`
+    shows what waits.\
+""")
+    assert deployed.sweep() == snapshot("""\
+food/1: waiting → rejected: Nothing was merged. food: the expert scores 49.0 % where the base
+    with the expert's own head scores 50.0 % (−1.0 points): fine-tuning brought nothing that a
+    merge could keep. Check the labels of its examples and its training, then register a better
+    expert.
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+> food: bounced. 〃\
+""")
+
+
+def test_a_broken_table_is_refused_with_every_broken_rule(deployed):
+    deployed.land("food", 90, gate=20)
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → rejected: examples of reviews-food/1: expected a table that keeps the data
+    contract, found There must be at least 100 different gate examples, but found 20. Add
+    examples of the task. Correct the table and register the expert again.
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+> food: bounced. 〃\
+""")
+
+
+def test_an_expert_of_another_base_is_refused_with_what_differs(deployed):
+    expert = deployed.land("food", 90)
+    deployed.change(expert, "config.json", '"hidden_size": 8', '"hidden_size": 16')
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → rejected: reviews-food/1 does not fit its base:
+  config.hidden_size: expected 8, found 16
+Fine-tune it again from the base of family 'reviews' (s3://models/bases/tiny).
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+> food: bounced. reviews-food/1 does not fit its base:
+> config.hidden_size: expected 8, found 16
+> Fine-tune it again from the base of family 'reviews' (s3://models/bases/tiny).\
+""")
+
+
+def test_what_is_no_expert_is_refused_and_nothing_is_downloaded(deployed):
+    deployed.register("food", S3Uri("models", "nowhere"))
+    deployed.register("sport", S3Uri("elsewhere", "expert"))
+    deployed.register("Two Words", S3Uri("models", "expert"))
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+sport/1: – → waiting
+Two Words/1: – → waiting
+food/1: waiting → rejected: s3://models/nowhere: expected exactly one folder with safetensors
+    and config.json, found none. Register a folder that holds one expert: its checkpoint and its
+    examples.
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+sport/1: waiting → rejected: source of reviews-sport/1: expected one of the family's buckets:
+    models, found s3://elsewhere/expert. Copy the expert there, or add the bucket to
+    `expert_buckets`.
+log: reviews: sport bounced: 〃
+notice bounced: reviews: sport bounced: 〃
+Two Words/1: waiting → rejected: name of the task: expected lower-case letters, digits and
+    hyphens ([a-z0-9][a-z0-9-]{0,62}), found 'Two Words'. Choose another name for the task.
+log: reviews: Two Words bounced: 〃
+notice bounced: reviews: Two Words bounced: 〃
+> food: bounced. 〃
+> sport: bounced. 〃
+> Two Words: bounced. 〃\
+""")
+
+
+def test_what_nobody_foresaw_is_held_and_the_others_go_on(deployed):
+    deployed.land("food", 90)
+    deployed.land("sport", 90)
+    deployed.given.unreadable.add("food")
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+sport/1: – → waiting
+food/1: waiting → held: Looking at it failed with ValueError: operands could not be broadcast
+    together. The flow run has the traceback. Mend the cause, then: supermerge release
+    reviews-food/1
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+sport/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport: passed
+version 2: – → candidate
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges sport; the gate passed on every task.
+sport/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> food: bounced. 〃
+> sport: promoted. 〃\
+""")
+    deployed.given.unreadable.clear()
+    assert deployed.types("release reviews-food/1") == snapshot("""\
+food/1: held → waiting: Released.
+> reviews-food/1 is waiting again; the next merge takes it.\
+""")
+    assert deployed.sweep() == snapshot("""\
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 3: – → candidate
+champion is version 3
+previous is version 2
+version 2: promoted → superseded: Followed by version 3 (promotion 3).
+version 3: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 3.
+notice promoted: reviews version 3 is deployed: 〃
+log: reviews version 3 is deployed: 〃
+> food: promoted. 〃\
+""")

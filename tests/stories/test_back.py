@@ -1,0 +1,310 @@
+"""Rollback, repair, audit, and runs that meet each other or die."""
+
+from __future__ import annotations
+
+import pytest
+from inline_snapshot import snapshot
+
+from tests.stories.world import FAMILY
+
+
+def test_a_rollback_holds_what_only_the_newer_version_had(two):
+    assert two.types("rollback reviews --reason 'trying it out'") == snapshot("""\
+champion is version 1
+previous is no version
+version 1: superseded → promoted: Rolled back from version 2: trying it out.
+version 2: promoted → rolled-back: Rolled back by version 1 (promotion 3).
+food/1: merged → held: Not in the deployed version 1 any more: 〃 To merge it again: supermerge
+    release reviews-food/1
+notice rolled-back: reviews is back at version 1: 〃
+> Version 1 is deployed (promotion 3).\
+""")
+    assert two.sweep() == snapshot("""\
+log: no expert is waiting
+> No expert is waiting.\
+""")
+    assert two.types("release reviews-food/1") == snapshot("""\
+food/1: held → waiting: Released.
+> reviews-food/1 is waiting again; the next merge takes it.\
+""")
+    assert two.sweep() == snapshot("""\
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 3: – → candidate
+champion is version 3
+previous is version 1
+version 1: promoted → superseded: Followed by version 3 (promotion 4).
+version 3: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 3.
+notice promoted: reviews version 3 is deployed: 〃
+log: reviews version 3 is deployed: 〃
+> food: promoted. 〃\
+""")
+    assert two.types("history reviews") == snapshot("""\
+> History of reviews
+> ┏━━━━━┳━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┓
+> ┃ no. ┃ time (UTC)       ┃ action   ┃ version ┃ scores        ┃ decided by   ┃ reason                                         ┃
+> ┡━━━━━╇━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┩
+> │ 1   │ TIME │ promote  │ 1       │ weather 0.900 │ policy: auto │ Merges weather; the gate passed on every task. │
+> │ 2   │ TIME │ promote  │ 2       │ weather 0.900 │ policy: auto │ Merges food; the gate passed on every task.    │
+> │     │                  │          │         │ food 0.900    │              │                                                │
+> │ 3   │ TIME │ rollback │ 1       │ weather 0.900 │ ada          │ Rolled back from version 2: trying it out.     │
+> │ 4   │ TIME │ promote  │ 3       │ weather 0.900 │ policy: auto │ Merges food; the gate passed on every task.    │
+> │     │                  │          │         │ food 0.900    │              │                                                │
+> └─────┴──────────────────┴──────────┴─────────┴───────────────┴──────────────┴────────────────────────────────────────────────┘\
+""")
+    assert two.types("diff reviews 1 3") == snapshot("""\
+> reviews: version 1 → 3
+> ┏━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━┓
+> ┃ task    ┃ expert             ┃ score     ┃ mean coefficient ┃
+> ┡━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━┩
+> │ weather │ reviews-weather/1  │ 0.900     │ 0.500            │
+> │ food    │ – → reviews-food/1 │ – → 0.900 │ – → 0.500        │
+> └─────────┴────────────────────┴───────────┴──────────────────┘\
+""")
+
+
+def test_a_rollback_can_be_taken_back(two):
+    two.types("rollback reviews")
+    assert two.types("rollback reviews --to 2") == snapshot("""\
+champion is version 2
+previous is version 1
+version 1: promoted → rolled-back: Rolled back by version 2 (promotion 4).
+version 2: rolled-back → promoted: Rolled back from version 1.
+food/1: held → merged: Merged in version 2.
+notice rolled-back: reviews is back at version 2: Rolled back from version 1.
+> Version 2 is deployed (promotion 4).\
+""")
+
+
+def test_there_must_be_something_to_go_back_to(deployed):
+    assert deployed.types("rollback reviews") == snapshot(
+        "> Family 'reviews' has no version before the present one. Promote another first."
+    )
+    assert deployed.types("rollback reviews --to 7") == snapshot("""\
+> Version 7 cannot be gone back to: deployed until now were [1], at present 1. Choose one of the
+    earlier ones.\
+""")
+
+
+def test_a_version_that_was_changed_in_mlflow_is_not_gone_back_to(two):
+    two.tag(FAMILY, 1, "merge.manifest-sha256", "0" * 64)
+    assert two.types("rollback reviews") == snapshot("""\
+> version 1 in MLflow: expected source and manifest digest of promotion 1:
+    s3://models/reviews/merged/SHA256, SHA256, found s3://models/reviews/merged/SHA256, SHA256.
+    Restore both as that entry of the log has them.\
+""")
+
+
+@pytest.mark.family(promotion="review")
+def test_a_rollback_supersedes_the_candidate(two):
+    two.land("sport", 90)
+    two.sweep()
+    assert two.types("rollback reviews --reason 'wrong labels'") == snapshot("""\
+version 3: candidate → superseded: Rolled back from version 2: wrong labels.
+champion is version 1
+previous is no version
+version 1: superseded → promoted: 〃
+version 2: promoted → rolled-back: Rolled back by version 1 (promotion 3).
+food/1: merged → held: Not in the deployed version 1 any more: 〃 To merge it again: supermerge
+    release reviews-food/1
+notice rolled-back: reviews is back at version 1: 〃
+> Version 1 is deployed (promotion 3).\
+""")
+
+
+def test_aliases_and_statuses_changed_by_hand_are_repaired(two):
+    two.point("champion", 1)
+    two.tag(FAMILY, 2, "merge.status", "rejected")
+    two.tag("reviews-food", 1, "merge.status", "rejected")
+    two.tag("reviews-weather", 1, "merge.status", "held")
+    assert two.sweep() == snapshot("""\
+champion is version 2
+version 2: rejected → promoted: Merges food; the gate passed on every task.
+weather/1: held → merged: Merged in version 2.
+food/1: rejected → merged: Merged in version 2.
+log: no expert is waiting
+> No expert is waiting.\
+""")
+
+
+def test_a_run_that_died_after_the_commit_is_finished_by_the_next(deployed):
+    deployed.land("food", 90)
+    deployed.dies_in("flows.delivery.repair_mirror")
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 2: – → candidate
+killed in flows.delivery.repair_mirror\
+""")
+    assert deployed.sweep() == snapshot("""\
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 2.
+log: no expert is waiting
+> No expert is waiting.\
+""")
+
+
+def test_of_two_runs_at_the_same_moment_one_commits(deployed):
+    deployed.land("food", 90)
+    deployed.meanwhile(lambda: deployed.elsewhere_promoted(1))
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 2: – → candidate
+> s3://models/reviews/promotions/00000002.json was created by another writer first. Nothing was
+    changed; run the command again to decide on the new state.\
+""")
+    assert deployed.sweep() == snapshot("""\
+version 1 (promoted): Meanwhile.
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 3: – → candidate
+version 2: candidate → superseded: Version 3 merges newer experts.
+champion is version 3
+previous is version 1
+version 1: promoted → superseded: Followed by version 3 (promotion 3).
+version 3: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 3.
+notice promoted: reviews version 3 is deployed: 〃
+log: reviews version 3 is deployed: 〃
+> food: promoted. 〃\
+""")
+
+
+def test_a_candidate_that_is_not_well_is_not_promoted(deployed):
+    deployed.land("food", 90)
+    deployed.falls_ill()
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 2: – → candidate
+> health check of the merged model on a fresh download: expected the answers that were judged,
+    found others. Build it again.\
+""")
+    deployed.given.sickness = None
+    assert deployed.sweep() == snapshot("""\
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> food: promoted. 〃\
+""")
+
+
+def test_a_server_that_does_not_answer_once_is_asked_again(deployed):
+    deployed.land("food", 90)
+    deployed.server_stumbles()
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+register_candidate is tried again: connection reset by peer
+version 2: – → candidate
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> food: promoted. 〃\
+""")
+
+
+def test_a_notice_that_does_not_arrive_stops_nothing(deployed):
+    deployed.inbox.broken = True
+    deployed.land("food", 90)
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 2: – → candidate
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 2.
+log: notification to target 1 of reviews failed: it answered 503
+log: reviews version 2 is deployed: 〃
+> food: promoted. 〃\
+""")
+
+
+def test_an_audit_of_what_is_well(deployed):
+    assert deployed.types("audit reviews") == snapshot("""\
+> ✓ version 1: every file has the recorded digest
+> ✓ it answers as it did when it was judged
+> ✓ rebuilding it from base, experts and coefficients gives the same bytes
+> ✓ its scores are those of the decision
+> ✓ aliases and tags agree with the promotion log\
+""")
+
+
+def test_an_audit_before_the_first_promotion(queue):
+    assert queue.types("audit reviews") == snapshot("""\
+log: nothing is deployed yet
+> ✓ Nothing is deployed yet.\
+""")
+
+
+def test_an_audit_tells_all_that_differs_and_changes_nothing(two):
+    two.point("champion", 1)
+    two.tag(FAMILY, 2, "merge.manifest-sha256", "0" * 64)
+    assert two.types("audit reviews") == snapshot("""\
+notice audit-failed: reviews: audit failed: The alias champion points to 1, but version 2 is
+    deployed.
+The manifest digest on version 2 was changed.
+s3://models/reviews/merged/SHA256/manifest.json: expected SHA-256 SHA256, found SHA256. The
+    manifest was changed after it was recorded; restore it from the bucket's older versions.
+> Audit of reviews: The alias champion points to 1, but version 2 is deployed. The manifest
+    digest on version 2 was changed. s3://models/reviews/merged/SHA256/manifest.json: expected
+    SHA-256 SHA256, found SHA256. The manifest was changed after it was recorded; restore it
+    from the bucket's older versions.\
+""")
+
+
+def test_an_audit_finds_a_changed_file(deployed):
+    deployed.change(1, "heads/weather/config.json", "good", "bad")
+    assert deployed.types("audit reviews") == snapshot("""\
+notice audit-failed: reviews: audit failed: s3://models/reviews/merged/SHA256: expected the
+    recorded files, found differences in ['heads/weather/config.json']. Restore them from the
+    bucket's older versions, or build a new candidate.
+> Audit of reviews: 〃\
+""")
+
+
+def test_an_audit_finds_other_answers(deployed):
+    deployed.scores("weather", weather=80)
+    assert deployed.types("audit reviews") == snapshot("""\
+notice audit-failed: reviews: audit failed: weather: judged at 0.9000, now 0.8000.
+> Audit of reviews: weather: judged at 0.9000, now 0.8000.\
+""")
+
+
+def test_a_changed_base_stops_every_merge(deployed):
+    deployed.land("food", 90)
+    deployed.queue.store.write(deployed.queue.family.base_uri / "vocab.txt", b"other")
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+> s3://models/bases/tiny: expected digest SHA256, from which the deployed version 1 was merged,
+    found SHA256. A family has one base for good: restore it, or start a new family for the new
+    base.\
+""")

@@ -1,0 +1,358 @@
+"""Candidates that wait for a person, what the person does, and every refusal."""
+
+from __future__ import annotations
+
+import pytest
+from inline_snapshot import snapshot
+
+from tests.stories.world import FAMILY
+
+pytestmark = pytest.mark.family(promotion="review")
+
+
+def test_a_candidate_waits_for_review(deployed):
+    deployed.land("food", 90)
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 2: – → candidate
+food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
+    rejected.
+notice needs-review: reviews version 2 needs review: weather: 90.0 % against 90.0 % of the
+    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
+    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
+    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
+    (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
+    keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+> food: waits for review. 〃\
+""")
+    assert deployed.sweep() == snapshot("""\
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
+    rejected.
+notice needs-review: reviews version 2 needs review: weather: 90.0 % against 90.0 % of the
+    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
+    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
+    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
+    (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
+    keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+> food: waits for review. 〃\
+""")
+    assert deployed.types("status reviews") == snapshot("""\
+> reviews: champion version 1, mode review
+> Experts
+> ┏━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┓
+> ┃ expert            ┃ task    ┃ status  ┃ reason                                                                              ┃
+> ┡━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┩
+> │ reviews-weather/1 │ weather │ merged  │ Merged in version 1.                                                                │
+> │ reviews-food/1    │ food    │ merging │ Waits for review of version 2: set its tag approval_status to approved or rejected. │
+> └───────────────────┴─────────┴─────────┴─────────────────────────────────────────────────────────────────────────────────────┘
+> Candidates that wait for review
+> ┏━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━┳━━━━━━━━┓
+> ┃ version ┃ experts           ┃ validation ┃ review ┃
+> ┡━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━╇━━━━━━━━┩
+> │ 2       │ reviews-weather/1 │ passed     │        │
+> │         │ reviews-food/1    │            │        │
+> └─────────┴───────────────────┴────────────┴────────┘
+> Recent promotions
+> ┏━━━━━┳━━━━━━━━━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━━━┓
+> ┃ no. ┃ time (UTC)       ┃ version ┃ action  ┃ decided by   ┃
+> ┡━━━━━╇━━━━━━━━━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━━━┩
+> │ 1   │ TIME │ 1       │ promote │ policy: auto │
+> └─────┴──────────────────┴─────────┴─────────┴──────────────┘\
+""")
+    assert deployed.description(2) == snapshot("""\
+**Passed: this candidate may replace the deployed model.**
+
+| task | role | base | expert | deployed | candidate | difference (at worst) | gain kept | flips | verdict |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| weather | old | 50.0 % | 90.0 % | 90.0 % | 90.0 % | 0.0 (−0.7) | 100 % | 0 | passed |
+| food | new | 50.0 % | 90.0 % | 50.0 % | 90.0 % | +40.0 (+36.1) | 100 % | 0 | passed |
+
+- weather: 90.0 % against 90.0 % of the deployed model (0.0 points) on 400 gate examples; with
+    95.0 % confidence it loses less than 0.7 points, and 5.0 points may be lost.
+- weather: keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 40.0 % must stay.
+- food: 90.0 % against 50.0 % of the deployed model (+40.0 points) on 400 gate examples; with
+    95.0 % confidence it is not worse at all.
+- food: keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+
+[Full report](MLFLOW/#/experiments/1/runs/ID/artifacts)
+
+**To decide**, read the full report and then add the tag `approval_status` below, with the value
+    `approved` or `rejected`.\
+""")
+
+
+def test_an_approval_promotes(candidate):
+    assert candidate.types("approve reviews 2 --reason 'Reads well.'") == snapshot("""\
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Reads well.
+food/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: Reads well.
+log: reviews version 2 is deployed: Reads well.
+version 2 reads in review: Promoted (2) at TIME UTC, decided by ada.
+> 〃\
+""")
+    assert candidate.sweep() == snapshot("""\
+log: no expert is waiting
+> No expert is waiting.\
+""")
+
+
+def test_an_approval_in_mlflow_whose_webhook_was_lost_is_found_by_the_sweep(candidate):
+    candidate.tag(FAMILY, 2, "approval_status", "approved")
+    assert candidate.sweep() == snapshot("""\
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Approved in review.
+food/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: Approved in review.
+log: reviews version 2 is deployed: Approved in review.
+version 2 reads in review: Promoted (2) at TIME UTC, decided by a person, by approval_status in
+    MLflow.
+log: no expert is waiting
+> No expert is waiting.\
+""")
+
+
+def test_a_rejection_settles_the_expert_until_it_is_released(candidate):
+    assert candidate.types("reject reviews 2 --reason 'Odd flips'") == snapshot("""\
+food/1: merging → rejected: Rejected in review of version 2 by ada: Odd flips.
+version 2: candidate → rejected: 〃
+version 2 reads in review: 〃
+> 〃\
+""")
+    assert candidate.sweep() == snapshot("""\
+log: no expert is waiting
+> No expert is waiting.\
+""")
+    assert candidate.types("release reviews-food/1") == snapshot("""\
+food/1: rejected → waiting: Released.
+> reviews-food/1 is waiting again; the next merge takes it.\
+""")
+    assert candidate.sweep() == snapshot("""\
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 3: – → candidate
+food/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
+notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
+    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
+    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
+    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
+    (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
+    keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+> food: waits for review. 〃\
+""")
+
+
+def test_a_decision_is_final(candidate):
+    candidate.types("approve reviews 2")
+    assert candidate.types("approve reviews 2") == snapshot("""\
+> Version 2 is promoted, so it cannot be approved any more. Review the newest candidate, or roll
+    back.\
+""")
+    assert candidate.types("reject reviews 2") == snapshot("""\
+> Version 2 is promoted, so it cannot be rejected any more. Review the newest candidate, or roll
+    back.\
+""")
+    assert candidate.types("promote reviews 2") == snapshot(
+        "> Promoted (2) at TIME UTC, decided by ada."
+    )
+    candidate.tag(FAMILY, 2, "approval_status", "rejected")
+    assert candidate.types("promote reviews 2") == snapshot("""\
+log: reviews version 2: Refused: version 2 is promoted, so it cannot be rejected any more.
+    Review the newest candidate, or roll back.
+version 2 reads in review: Refused: version 2 is promoted, so it cannot be rejected any more.
+    Review the newest candidate, or roll back.
+> 〃\
+""")
+
+
+def test_a_newer_expert_supersedes_the_candidate(candidate):
+    candidate.land("sport", 90)
+    assert candidate.sweep() == snapshot("""\
+sport/1: – → waiting
+sport/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food, sport: passed
+version 3: – → candidate
+version 2: candidate → superseded: Version 3 merges newer experts.
+food/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
+sport/1 (merging): 〃
+notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
+    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
+    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
+    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
+    (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
+    keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay. sport:
+    90.0 % against 50.0 % of the deployed model (+40.0 points) on 400 gate examples; with 95.0 %
+    confidence it is not worse at all. sport: keeps 100.0 % of its expert's gain (+40.0 of +40.0
+    points), where 50.0 % must stay.
+> food, sport: waits for review. 〃\
+""")
+    candidate.tag(FAMILY, 2, "approval_status", "approved")
+    assert candidate.types("promote reviews 2") == snapshot("""\
+log: reviews version 2: Refused: version 2 is superseded, so it cannot be approved any more.
+    Review the newest candidate, or roll back.
+version 2 reads in review: Refused: version 2 is superseded, so it cannot be approved any more.
+    Review the newest candidate, or roll back.
+> 〃\
+""")
+
+
+def test_without_a_decision_or_with_an_unknown_one_nothing_happens(candidate):
+    assert candidate.types("promote reviews 2") == snapshot("""\
+log: reviews version 2: Refused: approval_status is ''. Set it to one of: approved, rejected.
+version 2 reads in review: Refused: approval_status is ''. Set it to one of: approved, rejected.
+> 〃\
+""")
+    candidate.tag(FAMILY, 2, "approval_status", "ok")
+    assert candidate.types("promote reviews 2") == snapshot("""\
+log: reviews version 2: Refused: approval_status is 'ok'. Set it to one of: approved, rejected.
+version 2 reads in review: Refused: approval_status is 'ok'. Set it to one of: approved,
+    rejected.
+> 〃\
+""")
+
+
+def test_a_stale_approval_is_refused(candidate):
+    candidate.elsewhere_promoted(1)
+    assert candidate.types("approve reviews 2") == snapshot("""\
+version 1 (promoted): Meanwhile.
+version 2: candidate → superseded: Version 2 was built on promotion 1, but the newest is 2: the
+    deployed model has changed. The next merge builds a new candidate on it.
+log: reviews version 2: Refused: 〃
+version 2 reads in review: Refused: 〃
+> Refused: 〃\
+""")
+    assert candidate.sweep() == snapshot("""\
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 3: – → candidate
+food/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
+notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
+    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
+    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
+    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
+    (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
+    keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+> food: waits for review. 〃\
+""")
+
+
+def test_of_two_approvals_at_the_same_moment_one_is_refused(candidate):
+    candidate.meanwhile(lambda: candidate.elsewhere_promoted(1))
+    assert candidate.types("approve reviews 2") == snapshot("""\
+version 2: candidate → superseded: s3://models/reviews/promotions/00000002.json was created by
+    another writer first. Nothing was changed; run the command again to decide on the new state.
+log: reviews version 2: Refused: 〃
+version 2 reads in review: Refused: 〃
+> Refused: 〃\
+""")
+
+
+def test_a_candidate_whose_files_changed_is_refused(candidate):
+    candidate.change(2, "heads/food/config.json", "good", "bad")
+    assert candidate.types("approve reviews 2") == snapshot("""\
+log: reviews version 2: Refused: s3://models/reviews/merged/SHA256: expected the recorded files,
+    found differences in ['heads/food/config.json']. Restore them from the bucket's older
+    versions, or build a new candidate.
+version 2 reads in review: Refused: s3://models/reviews/merged/SHA256: expected the recorded
+    files, found differences in ['heads/food/config.json']. Restore them from the bucket's older
+    versions, or build a new candidate.
+> 〃\
+""")
+
+
+def test_a_candidate_that_is_not_well_is_refused(candidate):
+    candidate.falls_ill()
+    assert candidate.types("approve reviews 2") == snapshot("""\
+log: reviews version 2: Refused: health check of the merged model on a fresh download: expected
+    the answers that were judged, found others. Build it again.
+version 2 reads in review: Refused: health check of the merged model on a fresh download:
+    expected the answers that were judged, found others. Build it again.
+> 〃\
+""")
+
+
+def test_a_candidate_that_did_not_pass_cannot_be_approved(candidate):
+    candidate.tag(FAMILY, 2, "validation_status", "failed")
+    assert candidate.types("approve reviews 2") == snapshot("""\
+log: reviews version 2: Refused: validation_status is 'failed'; only a candidate that passed the
+    gate can be promoted. Read its report for what to improve.
+version 2 reads in review: Refused: validation_status is 'failed'; only a candidate that passed
+    the gate can be promoted. Read its report for what to improve.
+> 〃\
+""")
+
+
+def test_halves_wait_for_what_the_reviewer_decides_on_the_first(deployed):
+    deployed.land("food", 90)
+    deployed.land("sport", 90)
+    deployed.scores("food", "sport", weather=70)
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+sport/1: – → waiting
+food/1: waiting → merging
+sport/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food, sport: failed
+log: food, sport do not pass together; trying halves
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 2: – → candidate
+food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
+    rejected.
+notice needs-review: reviews version 2 needs review: weather: 90.0 % against 90.0 % of the
+    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
+    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
+    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
+    (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
+    keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+> food: waits for review. 〃\
+""")
+    deployed.types("approve reviews 2")
+    deployed.scores("food", "sport", weather=90)
+    assert deployed.sweep() == snapshot("""\
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport: failed
+sport/1: merging → rejected: weather: 70.0 % against 90.0 % of the deployed model (−20.0 points)
+    on 400 gate examples: worse, where at most 5.0 points may be lost. Try re-learning all
+    coefficients instead of only the new ones, more calibration examples, or coefficients per
+    row.
+log: reviews: sport bounced: 〃
+notice bounced: reviews: sport bounced: 〃
+> sport: bounced. 〃\
+""")
+
+
+def test_a_newer_version_of_the_task_takes_the_place_of_one_in_review(candidate):
+    candidate.land("food", 95, seed=1)
+    assert candidate.sweep() == snapshot("""\
+food/2: – → waiting
+food/1: merging → held: reviews-food/2 was registered later for the same task.
+food/2: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 3: – → candidate
+version 2: candidate → superseded: Version 3 merges newer experts.
+food/2 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
+notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
+    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
+    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
+    of +40.0 points), where 40.0 % must stay. food: 95.0 % against 50.0 % of the deployed model
+    (+45.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
+    keeps 100.0 % of its expert's gain (+45.0 of +45.0 points), where 50.0 % must stay.
+> food: waits for review. 〃\
+""")
