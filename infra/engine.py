@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # Most commands never use them.
     from merging.learning.learn import Learned
@@ -33,9 +34,17 @@ class Engine:
 
     @classmethod
     def real(cls) -> Engine:
-        """The engine itself."""
-        from infra.packaging.probe import check_answers
-        from merging.learning.learn import learn_coefficients
-        from merging.models.evaluate import evaluate, time_answers
+        """The engine itself, each part of which is imported when it is first called."""
+        return cls(
+            learn=_late("merging.learning.learn", "learn_coefficients"),
+            evaluate=_late("merging.models.evaluate", "evaluate"),
+            time_answers=_late("merging.models.evaluate", "time_answers"),
+            check_answers=_late("infra.packaging.probe", "check_answers"),
+        )
 
-        return cls(learn_coefficients, evaluate, time_answers, check_answers)
+
+def _late(module: str, name: str) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        return getattr(import_module(module), name)(*arguments, **named)
+
+    return call

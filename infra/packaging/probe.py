@@ -11,13 +11,16 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import Corrupt
+from infra.settings import default_state_dir
+from infra.warm.client import address_in, run_apart
+from infra.warm.environment import without_secrets
 from merging.models.folder import MergedFolder
 
 if TYPE_CHECKING:  # a fresh process that only asks the model needs neither
@@ -26,6 +29,7 @@ if TYPE_CHECKING:  # a fresh process that only asks the model needs neither
 
 _QUESTIONS = 8  # per task
 _TIMEOUT = 600  # seconds
+_MODULE = "infra.packaging.probe"  # Its own name, by which the process that asks runs it.
 
 
 def write_probe(
@@ -49,26 +53,32 @@ def write_probe(
 def check_answers(directory: Path) -> None:
     """Loads the model in a fresh process and compares its answers with the recorded ones.
 
+    The process sees no address and no credential of any server: it runs code that came with the model.
+
     Raises:
         Corrupt: It does not load, or answers differently.
     """
-    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    done = subprocess.run(
-        [sys.executable, "-m", "infra.packaging.probe", str(directory)],
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    if done.returncode != 0:
-        raise Corrupt(
-            where="health check of the merged model on a fresh download",
-            expected="the answers that were judged",
-            found=done.stderr.strip()[-2000:],
-            remedy="It was not promoted. Build it again, or look at its files in the object store.",
+    environment = {**without_secrets(os.environ), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    try:
+        status, said = run_apart(
+            address_in(default_state_dir()), _MODULE, [str(directory)], environment, _TIMEOUT
         )
+    except TimeoutError:
+        raise _unhealthy(f"no answers within {_TIMEOUT} seconds") from None
+    if status < 0:
+        name = signal.Signals(-status).name
+        raise _unhealthy(f"{said}\nIts process was ended by {name}, as when memory runs out.")
+    if status > 0:
+        raise _unhealthy(said)
+
+
+def _unhealthy(found: str) -> Corrupt:
+    return Corrupt(
+        where="health check of the merged model on a fresh download",
+        expected="the answers that were judged",
+        found=found.strip()[-2000:],
+        remedy="It was not promoted. Build it again, or look at its files in the object store.",
+    )
 
 
 def _main(directory: Path) -> None:

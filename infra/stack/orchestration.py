@@ -37,6 +37,16 @@ def prepare_prefect(settings: Settings) -> None:
     create_family_limits(settings)
 
 
+def set_run_command(settings: Settings, command: str) -> None:
+    """Makes workers of the pool start flow runs with this command instead of a new interpreter."""
+    template = _job_template(command)
+    with _client(settings) as client:
+        pool = client.get(f"/work_pools/{POOL}").raise_for_status().json()
+        if pool["base_job_template"] != template:
+            changes = {"base_job_template": template}
+            client.patch(f"/work_pools/{POOL}", json=changes).raise_for_status()
+
+
 def create_family_limits(settings: Settings) -> None:
     """One limit for each family file; call it again when a family was added."""
     with _client(settings) as client:
@@ -98,6 +108,18 @@ def _digest_of_flows(project: Path) -> str:
     for path in (deployments_file(), *sorted((project / "flows").glob("*.py"))):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _job_template(command: str) -> dict[str, Any]:
+    """What the process worker asks a pool for: a command, and variables beside its own."""
+    variables: dict[str, Any] = {
+        "command": {"type": "string", "default": command},
+        "env": {"type": "object", "additionalProperties": {"type": "string"}, "default": {}},
+    }
+    return {
+        "job_configuration": {name: f"{{{{ {name} }}}}" for name in variables},
+        "variables": {"type": "object", "properties": variables},
+    }
 
 
 def _zombie_automation() -> dict[str, Any]:

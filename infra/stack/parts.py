@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,10 +17,17 @@ from infra.settings import CLIENT_DEFAULTS, CODE, PREFIX, Settings
 from infra.stack.part_files import ADMIN, basic_auth_file, identities_file
 from infra.stack.state import HOST, StackState
 from infra.stack.supervise import Part
+from infra.warm.client import address_in, can_listen
 
 POOL = "supermerge"
 RUNS_AT_ONCE = 4
 PYTHON = (sys.executable, "-m")
+PRELOADED = (
+    *("prefect.engine", "flows.promote", "flows.rollback", "flows.audit", "flows.arrivals"),
+    *("infra.contracts.examples", "infra.contracts.gate", "infra.contracts.docs"),
+    *("infra.packaging.probe", "mlflow.pyfunc"),
+)
+"""What flow runs and health checks import."""
 
 
 def embedded_settings(state: StackState, state_dir: Path) -> Settings:
@@ -62,6 +70,8 @@ def stack_parts(state: StackState, settings: Settings) -> dict[str, Part]:
         parts.append(mlflow(state, settings))
     if not _is_given("prefect_api"):
         parts.append(prefect(state, settings))
+    if can_listen(address_in(settings.state_dir)):
+        parts.append(warm(settings))
     return {part.name: part for part in parts}
 
 
@@ -212,6 +222,24 @@ def worker(state: StackState, settings: Settings) -> Part:
         },
         is_healthy=_answers(f"{address}/health"),
     )
+
+
+def warm(settings: Settings) -> Part:
+    """The parent of flow runs and health checks, which has imported what they need."""
+    address = address_in(settings.state_dir)
+    return Part(
+        name="warm",
+        title="Warm parent",
+        address=f"unix:{address}",
+        command=(*PYTHON, "infra.warm.server", str(address), *PRELOADED),
+        is_healthy=address.is_socket,
+    )
+
+
+def flow_run_command(settings: Settings) -> str:
+    """What the worker starts for a flow run: the warm parent runs it, where there is one."""
+    address = str(address_in(settings.state_dir))
+    return shlex.join((*PYTHON, "infra.warm.client", address, "infra.warm.flow_run"))
 
 
 def receiver(state: StackState, settings: Settings) -> Part:

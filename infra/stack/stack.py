@@ -18,10 +18,10 @@ from infra.events.webhooks import register_webhook
 from infra.settings import Settings, default_state_dir
 from infra.stack.bucket import check_bucket
 from infra.stack.files import private_folder
-from infra.stack.orchestration import deploy_flows, prepare_prefect
+from infra.stack.orchestration import deploy_flows, prepare_prefect, set_run_command
 from infra.stack.packages import check_packages
 from infra.stack.part_files import write_part_files
-from infra.stack.parts import embedded_settings, stack_parts
+from infra.stack.parts import embedded_settings, flow_run_command, stack_parts
 from infra.stack.state import StackState, choose_ports, read_state, write_state
 from infra.stack.supervise import PartStatus, Supervisor
 
@@ -83,7 +83,9 @@ def start_stack(
         def orchestration() -> None:
             ensure("prefect")
             prepare_prefect(settings)
-            _at_once(lambda: ensure("worker"), deploy)
+            if "prefect" in mine and "warm" in mine:
+                set_run_command(settings, flow_run_command(settings))
+            _at_once(lambda: ensure("worker"), lambda: ensure("warm"), deploy)
 
         _at_once(storage, registry, orchestration, lambda: ensure("receiver"))
     return settings

@@ -49,8 +49,10 @@ class Part:
     """Seconds to wait for an answer. They are many, because they only decide when to give up."""
 
     @property
-    def port(self) -> int:
-        """The port at the end of the address."""
+    def port(self) -> int | None:
+        """The port at the end of the address; None where it is a unix socket."""
+        if self.address.startswith("unix:"):
+            return None
         return int(self.address.rpartition(":")[2])
 
     @property
@@ -144,7 +146,7 @@ class Supervisor:
         ):
             return False
         self.stop(part.name)
-        if not is_free(part.port):
+        if part.port is not None and not is_free(part.port):
             raise Unavailable(
                 f"{part.title} cannot have {part.address}: another program listens there.",
                 "Stop that program, or run `supermerge down` and change `first_port` in "

@@ -59,7 +59,7 @@ def test_secrets_show_neither_in_commands_nor_in_repr(tmp_path: Path) -> None:
 
 def test_every_part_listens_on_loopback_only(tmp_path: Path, state: StackState) -> None:
     for part in stack_parts(state, embedded_settings(state, tmp_path)).values():
-        assert part.address.startswith("http://127.0.0.1:")
+        assert part.address.startswith(("http://127.0.0.1:", f"unix:{tmp_path}/"))
         assert "0.0.0.0" not in " ".join(part.command)
 
 

@@ -1,0 +1,12 @@
+"""What Prefect starts for each flow run, in a process forked from the warm parent."""
+
+from __future__ import annotations
+
+import runpy
+
+from prefect.context import refresh_global_settings_context
+
+if __name__ == "__main__":
+    # The parent imported Prefect in its own environment; this process has the flow run's.
+    refresh_global_settings_context()
+    runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
