@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from infra.cli.output import connect, console
+from infra.cli.output import connect, console, step
 from infra.cli.queue import Family
 from infra.errors import Refused
 from merging.errors import InvalidInput
@@ -22,11 +22,12 @@ def upload_base(
 ) -> None:
     """Uploads the base checkpoint of a family to where its file says."""
     connect()
+    step(f"Loading what checks {directory}")
     from infra.queue import MergeQueue
     from tasks.upload import upload_base as upload
 
     queue = MergeQueue.open(family)
-    upload(queue, directory)
+    upload(queue, directory, report=step)
     console.print(f"{directory} is at {queue.family.base}.")
 
 
@@ -42,10 +43,11 @@ def register(
 ) -> None:
     """Checks an expert, uploads it and registers it; the queue takes it from there."""
     connect()
+    step(f"Loading what checks {directory}")
     from infra.queue import MergeQueue
     from tasks.upload import register_expert
 
-    expert = register_expert(MergeQueue.open(family), task, directory, examples)
+    expert = register_expert(MergeQueue.open(family), task, directory, examples, report=step)
     console.print(f"{expert.ref} is {expert.status}. {escape(expert.reason)}")
 
 

@@ -35,6 +35,11 @@ def connect() -> Settings:
     return settings
 
 
+def step(words: str) -> None:
+    """Says what is being done, where that takes a while."""
+    console.print(f"[dim]{escape(words)} …[/dim]")
+
+
 def table(title: str, *columns: str) -> Table:
     """An empty table in the look of this command line."""
     made = Table(title=title, title_justify="left", header_style="bold")
