@@ -49,6 +49,7 @@ from merging.learning.taskmodels import TaskModels
 from merging.models.evaluate import evaluate
 from merging.models.materialise import materialise, verify
 from merging.preflight import check_expert
+from merging.serving import AUTO_CLASSES, model_class
 from merging.settings import MergeSettings
 from merging.vectors.backbone import Backbone
 from merging.vectors.deltas import backbone_names
@@ -208,6 +209,19 @@ def test_every_kind_goes_the_whole_way(
     head = Head.load(out.head("task-0"), "task-0")
     outcomes = evaluate(Backbone.of(merged, made.kind), head, gate, CPU)
     assert outcomes.keys == gate.keys
+
+
+def test_every_kind_has_its_classes_where_a_merged_model_finds_them() -> None:
+    assert set(AUTO_CLASSES) == set(ModelKind)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_class_says_of_itself_is_what_its_kind_says(case: type[Case]) -> None:
+    made = case()
+    cls, _ = model_class(made.experts[0].config.to_dict(), made.kind)
+    assert cls is type(made.experts[0])
+    assert (cls.main_input_name == "pixel_values") == made.kind.reads_images
+    assert cls.can_generate() != made.kind.has_head
 
 
 def test_images_prepared_in_another_way_are_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from merging import serving
 from merging.experts.expert import Expert
 from merging.experts.heads import Head
 from merging.kinds import ModelKind
@@ -48,6 +50,13 @@ def test_answers_agree_with_evaluation(served: Path, text_experts: tuple[Expert,
     outcomes = evaluate(backbone, head, gate, torch.device("cpu"))
     assert [a["label"] for a in answers] == [gate.labels[i] for i in outcomes.predicted]
     assert sum(answers[0]["scores"].values()) == pytest.approx(1)
+
+
+def test_the_file_that_travels_with_a_model_needs_nothing_of_this_project() -> None:
+    tree = ast.parse(Path(serving.__file__).read_text())
+    imported = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert {name.split(".")[0] for name in imported}.isdisjoint({"merging", "infra", ""})
 
 
 def test_a_table_of_several_tasks_is_answered_in_order(served: Path) -> None:
