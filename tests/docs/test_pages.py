@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 
 from docs.reference import commands
 from tests.docs.pages import PAGES, ROOT, anchors, code_in_sentences, links, shell_lines, text_of
@@ -76,3 +77,10 @@ def test_every_variable_that_is_read_stands_in_a_page():
         names.update(re.findall(r'(?<![+] )"(\w+)" in os\.environ', path.read_text()))
     text = "".join(map(text_of, PAGES))
     assert not {name for name in names if f"`{name}" not in text}
+
+
+def test_what_a_hook_runs_before_a_commit_is_what_ci_runs():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = {hook["entry"] for repository in hooks for hook in repository["hooks"]}
+    assert entries
+    assert entries <= set((ROOT / ".ci" / "run").read_text().splitlines())
