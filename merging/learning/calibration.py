@@ -17,7 +17,7 @@ from merging.experts.examples import Examples
 from merging.experts.expert import Expert
 from merging.kinds import ModelKind
 from merging.learning.batches import Row, answers, collate, encode_examples, num_places
-from merging.learning.objectives import SoftLabels, objective_loss
+from merging.learning.objectives import NEEDS_EXPERT, NEEDS_LABELS, SoftLabels, objective_loss
 from merging.safefile import load_tensors, save_tensors
 from merging.serving import Encoder, assemble
 from merging.settings import MergeSettings
@@ -91,7 +91,7 @@ def calibration_sets(
         InvalidInput: There is no example that the objective can use.
     """
     kind, examples = experts.kind, expert.split.calibration
-    if settings.objective == "labels" or not kind.has_head:
+    if settings.objective in NEEDS_LABELS or not kind.has_head:
         examples = examples.take(i for i, t in enumerate(examples.targets) if t is not None)
     examples = examples.sample(settings.calibration_size, settings.seed)
     if len(examples) == 0:
@@ -105,7 +105,7 @@ def calibration_sets(
     encoder = Encoder(experts.base.directory, kind, expert.head.config)
     rows = encode_examples(encoder, examples, seq2seq=seq2seq, images=work / "images")
     soft = None
-    if settings.objective in ("experts", "both"):
+    if settings.objective in NEEDS_EXPERT:
         soft = soft_labels(experts, expert, examples, encoder, rows, work)
     counts = torch.tensor([num_places(row, kind) for row in rows])
     places = torch.stack([counts.cumsum(0) - counts, counts], 1)

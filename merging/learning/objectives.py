@@ -11,6 +11,10 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from merging.settings import Objective
 
 UNLABELLED = -100  # the target that cross_entropy leaves out
+NEEDS_LABELS: frozenset[Objective] = frozenset({"labels"})
+"""Objectives that can learn nothing from an example without a label."""
+NEEDS_EXPERT: frozenset[Objective] = frozenset({"experts", "both"})
+"""Objectives that compare with the answers of the task's own expert."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def objective_loss(
         objective: Which loss; "both" is the sum of "labels" and "experts".
         logits: Answers of the merged model, [rows, classes].
         targets: Class indices, int64 [rows]; UNLABELLED where there is none.
-        soft: Answers of the task's own expert; not needed by "labels" and "entropy".
+        soft: Answers of the task's own expert, for those that NEEDS_EXPERT names.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     logs = log_softmax(logits, -1)
@@ -59,7 +63,7 @@ def objective_loss(
     loss = logits.new_zeros(())
     if objective in ("labels", "both") and bool((targets != UNLABELLED).any()):
         loss = loss + cross_entropy(logits, targets, ignore_index=UNLABELLED)
-    if objective in ("experts", "both"):
+    if objective in NEEDS_EXPERT:
         assert soft is not None
         ours = logs if soft.tokens is None else _bucketed(logs, soft.tokens)
         expected = soft.logs.to(ours.dtype)
