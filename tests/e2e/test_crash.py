@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
+import httpx
+import psutil
 import pytest
 
 from infra.storage.manifest import Manifest
@@ -88,3 +91,29 @@ continual_merge({queue.name!r})
 
     assert outcome.verdict == "promoted", outcome.reason
     assert queue.promotions.newest().sequence == 1
+
+
+def test_a_run_of_the_worker_that_is_killed_counts_as_crashed(stack, served_queue):
+    from infra.flowrun import one_at_a_time
+    from infra.stack import stack_status
+
+    (warm,) = [part.pid for part in stack_status(stack.state_dir) if part.title == "Warm parent"]
+    with (
+        httpx.Client(base_url=stack.prefect_api, timeout=60) as prefect,
+        one_at_a_time(served_queue.name),  # so that the run waits for its turn until it is killed
+    ):
+        flow = prefect.get("/deployments/name/continual-merge/continual-merge").json()["id"]
+        wanted = {"parameters": {"family": served_queue.name}}
+        run = prefect.post(f"/deployments/{flow}/create_flow_run", json=wanted).json()["id"]
+
+        def wait_for(state: str) -> None:
+            deadline = time.monotonic() + 240
+            while (now := prefect.get(f"/flow_runs/{run}").json()["state_type"]) != state:
+                assert time.monotonic() < deadline, f"the run is {now}, not {state}"
+                time.sleep(0.5)
+
+        wait_for("RUNNING")
+        for keeper in psutil.Process(warm).children():
+            for job in keeper.children():
+                job.kill()
+        wait_for("CRASHED")
