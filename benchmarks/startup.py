@@ -35,7 +35,14 @@ def main() -> None:
     command("--help")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        prepare(root)
+        os.environ |= {
+            "SUPERMERGE_STATE_DIR": str(root / "state"),
+            "SUPERMERGE_FAMILIES_DIR": str(root / "families"),
+            "OMP_NUM_THREADS": "1",
+        }
+        # In another process, because a child's memory is counted from its parent's upwards.
+        script = f"from benchmarks.startup import *; prepare(Path({folder!r}))"
+        measure("", sys.executable, "-c", script, shown=False)
         command("up")
         try:
             with_stack(root)
@@ -61,7 +68,7 @@ def with_stack(root: Path) -> None:
 
 
 def prepare(root: Path) -> None:
-    """A family under review, its base and one expert, and where the stack keeps its state."""
+    """A family under review, its base and one expert."""
     from tests.e2e import tiny
 
     family = {
@@ -78,11 +85,6 @@ def prepare(root: Path) -> None:
     (root / "families" / f"{FAMILY}.yaml").write_text(yaml.safe_dump(family))
     tiny.write_base(root / "base")
     tiny.write_expert(root / "base", root / "expert", "weather")
-    os.environ |= {
-        "SUPERMERGE_STATE_DIR": str(root / "state"),
-        "SUPERMERGE_FAMILIES_DIR": str(root / "families"),
-        "OMP_NUM_THREADS": "1",
-    }
 
 
 def command(*arguments: str, name: str = "", shown: bool = True) -> None:
@@ -130,13 +132,18 @@ def sweep() -> None:
 
 
 def settled() -> None:
-    """Waits until the registered expert is in a candidate."""
-    from infra.queue import MergeQueue
+    """Waits until the registered expert is in a candidate and its run has ended."""
+    import httpx
 
-    queue = MergeQueue.open(FAMILY)
-    while not queue.registry.merged.of(FAMILY):
+    from infra.settings import Settings
+
+    settings = Settings.load()
+    versions = f"{settings.mlflow_uri}/api/2.0/mlflow/model-versions/search"
+    while not httpx.get(versions, params={"filter": f"name = '{FAMILY}'"}).json():
         time.sleep(0.2)
-    time.sleep(5)  # The run ends a little later.
+    under_way = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}}
+    while httpx.post(f"{settings.prefect_api}/flow_runs/count", json=under_way).json():
+        time.sleep(0.2)
 
 
 if __name__ == "__main__":
