@@ -57,10 +57,10 @@ def with_stack(root: Path) -> None:
     run_in_worker("the merge of one expert", settled)
     command("status", FAMILY)
     command("history", FAMILY)
+    command("approve", FAMILY, "1", name="approval, as a command")
     command("merge", FAMILY, name="idle sweep, as a command")
     run_in_worker("idle sweep, in the worker", sweep)
     run_in_worker("idle sweep, in the worker, again", sweep)
-    command("approve", FAMILY, "1", name="approval, as a command")
     command("pull", FAMILY, str(root / "pulled"))
     check = f"from pathlib import Path; check_answers(Path({str(root / 'pulled')!r}))"
     script = f"from infra.packaging.probe import check_answers; {check}"
