@@ -232,6 +232,8 @@ def warm(settings: Settings) -> Part:
         title="Warm parent",
         address=f"unix:{address}",
         command=(*PYTHON, "infra.warm.server", str(address), *PRELOADED),
+        # Prefect makes its home when it is imported: not in the home of the user.
+        environment=CLIENT_DEFAULTS | {"PREFECT_HOME": settings.environment()["PREFECT_HOME"]},
         is_healthy=address.is_socket,
     )
 
