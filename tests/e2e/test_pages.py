@@ -55,26 +55,3 @@ def test_a_decided_merge_is_told_in_mlflow_and_in_prefect(queue, expert, land):
     assert scores.type == "table"
     assert json.loads(scores.data)[0]["task"] == "weather"
     assert version.run_id in Artifact.get(f"{queue.name}-relearn-report").data
-
-
-def test_every_broken_rule_is_a_sentence_on_the_experts_version(queue, expert, land, copy_of):
-    import pandas as pd
-
-    from flows.continual_merge import continual_merge
-
-    folder = copy_of(expert("weather"))
-    table = pd.read_parquet(folder / "examples.parquet")
-    table.loc[3, "text"] = ""
-    table.loc[4, "label"] = "side-9"
-    table.to_parquet(folder / "examples.parquet")
-    landed = land(queue, "weather", folder)
-
-    (outcome,) = continual_merge(queue.name)
-
-    assert outcome.verdict == "bounced"
-    version = queue.registry.client.get_model_version(landed.name, str(landed.version))
-    reason = version.tags["merge.reason"]
-    assert "Every text must have 1 to 100,000 characters, but 1 of 500 rows does not" in reason
-    assert "Every label must be one of the expert's 2 (side-0, side-1)" in reason
-    assert "'side-9'; row 5" in reason
-    assert version.tags["merge.status"] == "rejected"

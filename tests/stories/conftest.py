@@ -35,6 +35,7 @@ class Saved:
     folder: Path
     watch: Watch
     given: GivenEngine
+    files: dict[str, str]
 
 
 class World:
@@ -61,8 +62,9 @@ class World:
             folder = self.root / "saved" / name / "story"
             with self.queue(folder, family, begin) as queue:
                 happens(queue)
+                files = queue.files()
             self.database.save(folder / "mlflow.db")
-            self._saved[name] = Saved(folder, queue.watch, queue.given)
+            self._saved[name] = Saved(folder, queue.watch, queue.given, files)
         return self._saved[name]
 
     @contextmanager
@@ -98,7 +100,7 @@ class World:
             mock.patch.object(output.errors, "_width", 1000),
             contracts_asked_once(),
             watch.watching(),
-            plain_prefect(watch.say, watch.turns),
+            plain_prefect(watch.say, lambda task: watch.before_task(task), watch.turns),
         ):
             OPEN(FAMILY)  # tells MLflow's client where everything is
             yield Tester(watch, given, self.inbox, self.expert)
@@ -149,6 +151,12 @@ def two(
 ) -> Iterator[Tester]:
     """The same with `food` in the deployed version 2."""
     yield from _tell(request, _world, tmp_path, _world.saved("two", _deployed, _food))
+
+
+@pytest.fixture
+def undisturbed(_world: World, _deployed: Saved) -> dict[str, str]:
+    """The files of version 2 of `two`."""
+    return _world.saved("two", _deployed, _food).files
 
 
 @pytest.fixture

@@ -27,8 +27,14 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def plain_prefect(say: Say, turns: list[str]) -> Iterator[None]:
-    """Runs flows and tasks right here; their log and artifacts are said, their turns are noted."""
+def plain_prefect(say: Say, before: Say, turns: list[str]) -> Iterator[None]:
+    """Runs flows and tasks right here.
+
+    Args:
+        say: Is told what stands in the log and on the page of the flow run.
+        before: Is told the name of each task before it runs.
+        turns: Gets the name of each turn in a line that a flow takes.
+    """
     held: set[str] = set()
 
     def run_flow(flow: Flow, *args: Any, **more: Any) -> Any:
@@ -37,6 +43,7 @@ def plain_prefect(say: Say, turns: list[str]) -> Iterator[None]:
             return flow.fn(*args, **more)
 
     def run_task(task: Task, *args: Any, **more: Any) -> Any:
+        before(task.name)
         for _ in range(task.retries):
             try:
                 return task.fn(*args, **more)

@@ -160,6 +160,20 @@ notice bounced: reviews: food bounced: 〃
 """)
 
 
+def test_only_an_expert_that_there_is_can_be_explained(deployed):
+    assert deployed.types("explain reviews-weather/1") == snapshot("""\
+> reviews-weather/1 (weather): merged
+> Merged in version 1.\
+""")
+    assert deployed.types("explain reviews-weather/9") == snapshot("""\
+> MLFLOW: expected version 9 of the registered model 'reviews-weather', found no such version.
+    Look at the model's page for the versions there are.\
+""")
+    assert deployed.types("explain nonsense") == snapshot(
+        "> expert: expected NAME/VERSION, found 'nonsense'. `supermerge status FAMILY` lists them."
+    )
+
+
 def test_a_merge_that_forgets_is_rejected_and_nothing_changes(deployed):
     deployed.land("food", 90)
     deployed.scores("food", weather=80)
@@ -211,7 +225,30 @@ notice bounced: reviews: food bounced: 〃
 """)
 
 
-def test_a_broken_table_is_refused_with_every_broken_rule(deployed):
+def test_a_table_is_refused_with_every_broken_rule_and_its_rows(deployed):
+    expert = deployed.land("food", 90)
+    deployed.change(expert, "examples.jsonl", '70", "label": "bad"', '70", "label": "fair"')
+    deployed.change(
+        expert,
+        "examples.jsonl",
+        '80", "label": "bad", "split": "gate"',
+        '80", "label": "bad", "split": "train"',
+    )
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → rejected: examples of reviews-food/1: expected a table that keeps the data
+    contract, found Every label must be one of the expert's 2 (bad, good), but 4 of 464 rows do
+    not ('fair'; rows 71, 171, 271). Use the names in the expert's id2label, or their indices.
+    Every value of split must be calibration or gate, but 4 of 464 rows do not ('train'; rows
+    81, 181, 281). Correct the column, or drop it to have the rows split by their content.
+    Correct the table and register the expert again.
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+> food: bounced. 〃\
+""")
+
+
+def test_a_table_with_too_few_examples_is_refused(deployed):
     deployed.land("food", 90, gate=20)
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting

@@ -129,26 +129,40 @@ log: no expert is waiting
 """)
 
 
-def test_a_run_that_died_after_the_commit_is_finished_by_the_next(deployed):
+def test_a_run_killed_before_any_task_is_finished_by_the_next(undisturbed, deployed):
     deployed.land("food", 90)
-    deployed.dies_in("flows.delivery.repair_mirror")
-    assert deployed.sweep() == snapshot("""\
-food/1: – → waiting
-food/1: waiting → merging
+    deployed.dies_once_before_each_task()
+    runs = []
+    while not runs or "killed before" in runs[-1]:
+        runs.append(deployed.sweep())
+
+    assert len(runs) > 20
+    assert "\n".join(runs[-3:]) == snapshot("""\
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
-version 2: – → candidate
-killed in flows.delivery.repair_mirror\
-""")
-    assert deployed.sweep() == snapshot("""\
+killed before commit
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
 champion is version 2
 previous is version 1
 version 1: promoted → superseded: Followed by version 2 (promotion 2).
 version 2: candidate → promoted: Merges food; the gate passed on every task.
 food/1: merging → merged: Merged in version 2.
+killed before notify
 log: no expert is waiting
 > No expert is waiting.\
 """)
+    assert deployed.types("history reviews") == snapshot("""\
+> History of reviews
+> ┏━━━━━┳━━━━━━━━━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┓
+> ┃ no. ┃ time (UTC)       ┃ action  ┃ version ┃ scores        ┃ decided by   ┃ reason                                         ┃
+> ┡━━━━━╇━━━━━━━━━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┩
+> │ 1   │ TIME │ promote │ 1       │ weather 0.900 │ policy: auto │ Merges weather; the gate passed on every task. │
+> │ 2   │ TIME │ promote │ 2       │ weather 0.900 │ policy: auto │ Merges food; the gate passed on every task.    │
+> │     │                  │         │         │ food 0.900    │              │                                                │
+> └─────┴──────────────────┴─────────┴─────────┴───────────────┴──────────────┴────────────────────────────────────────────────┘\
+""")
+    assert deployed.files() == undisturbed
 
 
 def test_of_two_runs_at_the_same_moment_one_commits(deployed):

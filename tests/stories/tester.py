@@ -12,7 +12,6 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -23,6 +22,7 @@ from infra.cli import app
 from infra.errors import Corrupt
 from infra.queue import MergeQueue
 from infra.storage.folder import FolderStore
+from infra.storage.manifest import Manifest
 from infra.storage.store import S3Uri
 from merging.experts.expert import ExpertFiles, read_head
 from merging.kinds import ModelKind
@@ -95,7 +95,7 @@ class Tester:
         try:
             result = CliRunner().invoke(app, shlex.split(command))
         except Killed as end:
-            self.watch.say(f"killed in {end}")
+            self.watch.say(f"killed before {end}")
             return self.seen()
         if result.exception and not isinstance(result.exception, SystemExit):
             self.watch.say(f"{type(result.exception).__name__}: {result.exception}")
@@ -160,14 +160,16 @@ class Tester:
 
         self._patch(MlflowClient, "create_model_version", stumble)
 
-    def dies_in(self, step: str) -> None:
-        """The next run is killed when it comes to this step."""
-        module, _, name = step.rpartition(".")
+    def dies_once_before_each_task(self) -> None:
+        """Every run is killed when it comes to a task that none was killed at."""
+        known: set[str] = set()
 
-        def die() -> None:
-            raise Killed(step)
+        def before(task: str) -> None:
+            if task not in known:
+                known.add(task)
+                raise Killed(task)
 
-        self._patch(import_module(module), name, die)
+        self.watch.before_task = before
 
     def _patch(self, owner: object, name: str, first: Callable[[], None]) -> None:
         """Does something before the next call of a function, and only that once."""
@@ -179,6 +181,12 @@ class Tester:
             return real(*args, **more)
 
         setattr(owner, name, once)
+
+    def files(self) -> dict[str, str]:
+        """What the deployed model consists of, without the pages about it: digests by path."""
+        location = S3Uri.parse(self.queue.promotions.newest().location)
+        files = Manifest.read(self.queue.store, location).files
+        return {path: sha for path, sha in files.items() if not path.startswith("report/")}
 
     def description(self, version: int) -> str:
         """What MLflow's page of a merged version says."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,7 @@ class Watch:
     said: list[str] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)
+    before_task: Callable[[str], None] = str
     _status: dict[tuple[str, str], str] = field(default_factory=dict)
     _reason: dict[tuple[str, str], str] = field(default_factory=dict)
     _pending: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
