@@ -40,7 +40,7 @@ LONGEST_TEXT = 512  # Tokens of a text, where neither tokenizer nor configuratio
 NEW_TOKENS = 64  # Most tokens of a generated answer.
 BATCH = 32  # Inputs in one forward pass.
 # The auto classes of each kind of model. A generator has a second one, for an encoder with a decoder.
-# Whatever else differs by kind, the class itself says: what it reads, and whether it writes text.
+# Whatever else differs by kind follows from them: what reads the inputs, and whether text is written.
 AUTO_CLASSES: dict[str, tuple[Any, ...]] = {
     "text-classifier": (AutoModelForSequenceClassification,),
     "image-classifier": (AutoModelForImageClassification,),
@@ -123,9 +123,8 @@ class Encoder:
     """Turns inputs into batches of a backbone's tensors: a tokenizer or an image processor."""
 
     def __init__(self, directory: Path, kind: str, config: Mapping[str, Any]) -> None:
-        cls, _ = model_class(config, kind)
-        self.reads_images = cls.main_input_name == "pixel_values"
-        self.writes_text = cls.can_generate()
+        self.reads_images = AutoModelForImageClassification in AUTO_CLASSES[kind]
+        self.writes_text = AutoModelForCausalLM in AUTO_CLASSES[kind]
         self.processor: Any
         self.new_tokens = 0
         if self.reads_images:

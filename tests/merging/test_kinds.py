@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
     BartForConditionalGeneration,
     DeiTConfig,
@@ -211,16 +212,18 @@ def test_every_kind_goes_the_whole_way(
     assert outcomes.keys == gate.keys
 
 
-def test_every_kind_has_its_classes_where_a_merged_model_finds_them() -> None:
+def test_what_travels_with_a_model_knows_every_kind_as_it_is() -> None:
     assert set(AUTO_CLASSES) == set(ModelKind)
+    for kind in ModelKind:
+        assert (AutoModelForImageClassification in AUTO_CLASSES[kind]) == kind.reads_images
+        assert (AutoModelForCausalLM in AUTO_CLASSES[kind]) != kind.has_head
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_a_class_says_of_itself_is_what_its_kind_says(case: type[Case]) -> None:
+def test_an_architecture_gets_its_own_class(case: type[Case]) -> None:
     made = case()
     cls, _ = model_class(made.experts[0].config.to_dict(), made.kind)
     assert cls is type(made.experts[0])
-    assert (cls.main_input_name == "pixel_values") == made.kind.reads_images
     assert cls.can_generate() != made.kind.has_head
 
 
