@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 import yaml
 
 from docs.reference import commands
-from tests.docs.pages import PAGES, ROOT, anchors, code_in_sentences, links, shell_lines, text_of
+from tests.docs.pages import (
+    PAGES,
+    ROOT,
+    anchors,
+    blocks,
+    code_in_sentences,
+    links,
+    shell_lines,
+    text_of,
+)
 
 every_page = pytest.mark.parametrize("page", PAGES)
 COMMANDS = commands()
@@ -84,3 +94,13 @@ def test_what_a_hook_runs_before_a_commit_is_what_ci_runs():
     entries = {hook["entry"] for repository in hooks for hook in repository["hooks"]}
     assert entries
     assert entries <= set((ROOT / ".ci" / "run").read_text().splitlines())
+
+
+def test_the_map_shows_every_room_that_the_import_contracts_name():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
+    floors = [floor for contract in contracts for floor in contract.get("layers", ())]
+    rooms = {name.strip().rpartition(".")[2] for floor in floors for name in floor.split("|")}
+    plan = blocks("docs/development.md", "")[0]
+    assert not {room for room in rooms if not re.search(rf"\b{room}\b", plan)}
