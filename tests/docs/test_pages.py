@@ -104,3 +104,8 @@ def test_the_map_shows_every_room_that_the_import_contracts_name():
     rooms = {name.strip().rpartition(".")[2] for floor in floors for name in floor.split("|")}
     plan = blocks("docs/development.md", "")[0]
     assert not {room for room in rooms if not re.search(rf"\b{room}\b", plan)}
+
+
+def test_every_make_target_says_what_it_does():
+    phony = set(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[0].split())
+    assert phony == set(re.findall(r"^([a-z-]+):.*## \S", MAKEFILE, re.MULTILINE))
