@@ -109,3 +109,21 @@ def test_the_map_shows_every_room_that_the_import_contracts_name():
 def test_every_make_target_says_what_it_does():
     phony = set(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[0].split())
     assert phony == set(re.findall(r"^([a-z-]+):.*## \S", MAKEFILE, re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def words() -> set[str]:
+    """Every word of the code and of the Makefile."""
+    files = (path for folder in CODE for path in (ROOT / folder).rglob("*.py"))
+    return {
+        word
+        for path in (*files, ROOT / "Makefile")
+        for word in re.findall(r"\w+", path.read_text())
+    }
+
+
+@pytest.mark.parametrize("name", ["development", "method", "gate", "quality", "families", "states"])
+def test_a_name_that_is_used_stands_in_the_code(name, words):
+    codes = code_in_sentences(f"docs/{name}.md")
+    names = {code for code in codes if re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", code)}
+    assert not {name for name in names if not words.issuperset(name.split("."))}
