@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from infra.contracts import ContractResult
 from merging.experts.examples import Examples
@@ -79,10 +78,10 @@ class ReportInputs:
     champion_coefficients: Coefficients | None = None
     history: Sequence[StepRecord] = ()
     cosines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    plan: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, object] = field(default_factory=dict)
     members: Sequence[Member] = ()
     champion_members: Sequence[Member] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     contracts: Sequence[ContractResult] = ()
     links: Mapping[str, str] = field(default_factory=dict)

@@ -190,7 +190,7 @@ def _named(member: Member) -> str:
     return f"{member.task} ({member.name})"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     rows = []
     for name, value in values.items():
         if isinstance(value, Mapping):

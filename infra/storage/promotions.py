@@ -8,6 +8,7 @@ only mirror it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -126,7 +127,7 @@ def _file_name(sequence: int) -> str:
     return f"{sequence:08d}.json"
 
 
-def version_before(entries: tuple[Promotion, ...]) -> int | None:
+def version_before(entries: Sequence[Promotion]) -> int | None:
     """What a rollback without a target goes back to.
 
     The version that was deployed before the present one was first promoted, so that rolling back
