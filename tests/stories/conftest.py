@@ -100,7 +100,9 @@ class World:
             mock.patch.object(output.errors, "_width", 1000),
             contracts_asked_once(),
             watch.watching(),
-            plain_prefect(watch.say, lambda task: watch.before_task(task), watch.turns),
+            plain_prefect(
+                watch.say, lambda task: watch.before_task(task), watch.turns, watch.pages
+            ),
         ):
             OPEN(FAMILY)  # tells MLflow's client where everything is
             yield Tester(watch, given, self.inbox, self.expert)

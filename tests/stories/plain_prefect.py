@@ -27,13 +27,14 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def plain_prefect(say: Say, before: Say, turns: list[str]) -> Iterator[None]:
+def plain_prefect(say: Say, before: Say, turns: list[str], pages: dict[str, Any]) -> Iterator[None]:
     """Runs flows and tasks right here.
 
     Args:
         say: Is told what stands in the log and on the page of the flow run.
         before: Is told the name of each task before it runs.
         turns: Gets the name of each turn in a line that a flow takes.
+        pages: Gets what each artifact shows, by its key.
     """
     held: set[str] = set()
 
@@ -66,6 +67,7 @@ def plain_prefect(say: Say, before: Say, turns: list[str]) -> Iterator[None]:
             held.discard(name)
 
     def keep(artifact: prefect.artifacts.Artifact) -> SimpleNamespace:
+        pages[artifact.key] = artifact.format(_sync=True)
         say(f"Prefect shows {artifact.key}")
         return SimpleNamespace(id=None)
 

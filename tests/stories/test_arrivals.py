@@ -226,10 +226,12 @@ notice bounced: reviews: food bounced: 〃
 
 
 def test_a_table_is_refused_with_every_broken_rule_and_its_rows(deployed):
-    expert = deployed.land("food", 90)
-    deployed.change(expert, "examples.jsonl", '70", "label": "bad"', '70", "label": "fair"')
+    deployed.land("food", 90)
     deployed.change(
-        expert,
+        "reviews-food/1", "examples.jsonl", '70", "label": "bad"', '70", "label": "fair"'
+    )
+    deployed.change(
+        "reviews-food/1",
         "examples.jsonl",
         '80", "label": "bad", "split": "gate"',
         '80", "label": "bad", "split": "train"',
@@ -262,8 +264,8 @@ notice bounced: reviews: food bounced: 〃
 
 
 def test_an_expert_of_another_base_is_refused_with_what_differs(deployed):
-    expert = deployed.land("food", 90)
-    deployed.change(expert, "config.json", '"hidden_size": 8', '"hidden_size": 16')
+    deployed.land("food", 90)
+    deployed.change("reviews-food/1", "config.json", '"hidden_size": 8', '"hidden_size": 16')
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
 food/1: waiting → rejected: reviews-food/1 does not fit its base:
@@ -349,4 +351,20 @@ food/1: merging → merged: Merged in version 3.
 notice promoted: reviews version 3 is deployed: 〃
 log: reviews version 3 is deployed: 〃
 > food: promoted. 〃\
+""")
+
+
+def test_a_status_that_is_none_is_held(deployed):
+    deployed.land("food", 90)
+    deployed.tag("reviews-food", 1, "merge.status", "wating")
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → held: Its tag merge.status says 'wating', which is no status. To merge it:
+    supermerge release reviews-food/1
+log: no expert is waiting
+> No expert is waiting.\
+""")
+    assert deployed.types("release reviews-food/1") == snapshot("""\
+food/1: held → waiting: Released.
+> reviews-food/1 is waiting again; the next merge takes it.\
 """)

@@ -296,7 +296,7 @@ s3://models/reviews/merged/SHA256/manifest.json: expected SHA-256 SHA256, found 
 
 
 def test_an_audit_finds_a_changed_file(deployed):
-    deployed.change(1, "heads/weather/config.json", "good", "bad")
+    deployed.change("reviews/1", "heads/weather/config.json", "good", "bad")
     assert deployed.types("audit reviews") == snapshot("""\
 notice audit-failed: reviews: audit failed: s3://models/reviews/merged/SHA256: expected the
     recorded files, found differences in ['heads/weather/config.json']. Restore them from the

@@ -262,7 +262,7 @@ version 2 reads in review: Refused: 〃
 
 
 def test_a_candidate_whose_files_changed_is_refused(candidate):
-    candidate.change(2, "heads/food/config.json", "good", "bad")
+    candidate.change("reviews/2", "heads/food/config.json", "good", "bad")
     assert candidate.types("approve reviews 2") == snapshot("""\
 log: reviews version 2: Refused: s3://models/reviews/merged/SHA256: expected the recorded files,
     found differences in ['heads/food/config.json']. Restore them from the bucket's older
@@ -356,3 +356,69 @@ notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.
     keeps 100.0 % of its expert's gain (+45.0 of +45.0 points), where 50.0 % must stay.
 > food: waits for review. 〃\
 """)
+
+
+def test_an_expert_that_is_spoilt_while_it_waits_for_review_is_rejected(candidate):
+    candidate.change("reviews-food/1", "config.json", '"hidden_size": 8', '"hidden_size": 16')
+    assert candidate.sweep() == snapshot("""\
+food/1: merging → rejected: reviews-food/1 does not fit its base:
+  config.hidden_size: expected 8, found 16
+Fine-tune it again from the base of family 'reviews' (s3://models/bases/tiny).
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+> food: bounced. reviews-food/1 does not fit its base:
+> config.hidden_size: expected 8, found 16
+> Fine-tune it again from the base of family 'reviews' (s3://models/bases/tiny).\
+""")
+
+
+def test_an_expert_that_breaks_something_while_it_waits_for_review_is_held(candidate):
+    candidate.given.unreadable.add("food")
+    candidate.change("reviews-food/1", "config.json", '"good"', '"better"')
+    candidate.change("reviews-food/1", "examples.jsonl", '"good"', '"better"')
+    assert candidate.sweep() == snapshot("""\
+food/1: merging → held: Looking at it failed with ValueError: operands could not be broadcast
+    together. The flow run has the traceback. Mend the cause, then: supermerge release
+    reviews-food/1
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+> food: bounced. 〃\
+""")
+
+
+def test_the_page_of_the_flow_run_tells_the_decision(candidate):
+    candidate.sweep()
+    assert candidate.page("reviews-relearn-decision") == snapshot("""\
+**Passed: this candidate may replace the deployed model.**
+
+| task | role | base | expert | deployed | candidate | difference (at worst) | gain kept | flips | verdict |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| weather | old | 50.0 % | 90.0 % | 90.0 % | 90.0 % | 0.0 (−0.7) | 100 % | 0 | passed |
+| food | new | 50.0 % | 90.0 % | 50.0 % | 90.0 % | +40.0 (+36.1) | 100 % | 0 | passed |
+
+- weather: 90.0 % against 90.0 % of the deployed model (0.0 points) on 400 gate examples; with
+    95.0 % confidence it loses less than 0.7 points, and 5.0 points may be lost.
+- weather: keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 40.0 % must stay.
+- food: 90.0 % against 50.0 % of the deployed model (+40.0 points) on 400 gate examples; with
+    95.0 % confidence it is not worse at all.
+- food: keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+
+[Full report](MLFLOW/#/experiments/1/runs/ID/artifacts)\
+""")
+    assert candidate.page("reviews-relearn-scores") == snapshot("""\
+[{"task": "weather", "role": "old", "base": "50.0 %", "expert": "90.0 %", "deployed": "90.0 %",
+    "candidate": "90.0 %", "difference (at worst)": "0.0 (\\u22120.7)", "gain kept": "100 %",
+    "flips": "0", "verdict": "passed"}, {"task": "food", "role": "new", "base": "50.0 %",
+    "expert": "90.0 %", "deployed": "50.0 %", "candidate": "90.0 %", "difference (at worst)":
+    "+40.0 (+36.1)", "gain kept": "100 %", "flips": "0", "verdict": "passed"}]\
+""")
+    assert candidate.page("reviews-relearn-report") == snapshot(
+        "[Report in MLflow](MLFLOW/#/experiments/1/runs/ID/artifacts)"
+    )
+
+
+def test_every_flow_takes_its_turn_in_the_line_of_its_family(candidate):
+    candidate.watch.turns.clear()
+    for command in ("merge", "approve", "audit", "rollback"):
+        candidate.types(f"{command} reviews" + " 2" * (command == "approve"))
+    assert candidate.watch.turns == ["supermerge-reviews"] * 4

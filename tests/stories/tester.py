@@ -114,11 +114,11 @@ class Tester:
         with self.watch.by_hand():
             MlflowClient().set_registered_model_alias(FAMILY, alias, str(version))
 
-    def change(self, version: ModelVersion | int, file: str, old: str, new: str) -> None:
+    def change(self, ref: str, file: str, old: str, new: str) -> None:
         """Somebody changes a file of an expert, or of a merged version, where it lies."""
-        if isinstance(version, int):
-            version = MlflowClient().get_model_version(FAMILY, str(version))
-        store, uri = self.queue.store, S3Uri.parse(version.source) / file
+        name, _, version = ref.partition("/")
+        source = MlflowClient().get_model_version(name, version).source
+        store, uri = self.queue.store, S3Uri.parse(source) / file
         text = store.read(uri).decode()
         assert old in text
         store.write(uri, text.replace(old, new).encode())
@@ -187,6 +187,10 @@ class Tester:
         location = S3Uri.parse(self.queue.promotions.newest().location)
         files = Manifest.read(self.queue.store, location).files
         return {path: sha for path, sha in files.items() if not path.startswith("report/")}
+
+    def page(self, artifact: str) -> str:
+        """What Prefect's page of the last flow run shows."""
+        return self._plain(self.watch.pages[artifact])
 
     def description(self, version: int) -> str:
         """What MLflow's page of a merged version says."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 from mlflow import MlflowClient
 
+from infra.registry.tags import ExpertStatus, MergedStatus
 from tests.stories.world import FAMILY
 
+STATUSES = {*get_args(ExpertStatus), *get_args(MergedStatus)}
 _SHOWS = "Prefect shows "
 _LONG = 40  # characters
 
@@ -33,6 +35,7 @@ class Watch:
     said: list[str] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)
+    pages: dict[str, Any] = field(default_factory=dict)
     before_task: Callable[[str], None] = str
     _status: dict[tuple[str, str], str] = field(default_factory=dict)
     _reason: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -89,7 +92,7 @@ class Watch:
 
         def noted(item: tuple[str, str], key: str, value: str) -> None:
             if self._by_hand:
-                if key == "merge.status":
+                if key == "merge.status" and value in STATUSES:
                     self._status[item] = value
                 return
             if item not in self._pending:
