@@ -262,57 +262,6 @@ log: reviews version 2 is deployed: 〃
 """)
 
 
-def test_an_audit_of_what_is_well(deployed):
-    assert deployed.types("audit reviews") == snapshot("""\
-> ✓ version 1: every file has the recorded digest
-> ✓ it answers as it did when it was judged
-> ✓ rebuilding it from base, experts and coefficients gives the same bytes
-> ✓ its scores are those of the decision
-> ✓ aliases and tags agree with the promotion log\
-""")
-
-
-def test_an_audit_before_the_first_promotion(queue):
-    assert queue.types("audit reviews") == snapshot("""\
-log: nothing is deployed yet
-> ✓ Nothing is deployed yet.\
-""")
-
-
-def test_an_audit_tells_all_that_differs_and_changes_nothing(two):
-    two.point("champion", 1)
-    two.tag(FAMILY, 2, "merge.manifest-sha256", "0" * 64)
-    assert two.types("audit reviews") == snapshot("""\
-notice audit-failed: reviews: audit failed: The alias champion points to 1, but version 2 is
-    deployed.
-The manifest digest on version 2 was changed.
-s3://models/reviews/merged/SHA256/manifest.json: expected SHA-256 SHA256, found SHA256. The
-    manifest was changed after it was recorded; restore it from the bucket's older versions.
-> Audit of reviews: The alias champion points to 1, but version 2 is deployed. The manifest
-    digest on version 2 was changed. s3://models/reviews/merged/SHA256/manifest.json: expected
-    SHA-256 SHA256, found SHA256. The manifest was changed after it was recorded; restore it
-    from the bucket's older versions.\
-""")
-
-
-def test_an_audit_finds_a_changed_file(deployed):
-    deployed.change("reviews/1", "heads/weather/config.json", "good", "bad")
-    assert deployed.types("audit reviews") == snapshot("""\
-notice audit-failed: reviews: audit failed: s3://models/reviews/merged/SHA256: expected the
-    recorded files, found differences in ['heads/weather/config.json']. Restore them from the
-    bucket's older versions, or build a new candidate.
-> Audit of reviews: 〃\
-""")
-
-
-def test_an_audit_finds_other_answers(deployed):
-    deployed.scores("weather", weather=80)
-    assert deployed.types("audit reviews") == snapshot("""\
-notice audit-failed: reviews: audit failed: weather: judged at 0.9000, now 0.8000.
-> Audit of reviews: weather: judged at 0.9000, now 0.8000.\
-""")
-
-
 def test_a_changed_base_stops_every_merge(deployed):
     deployed.land("food", 90)
     deployed.queue.store.write(deployed.queue.family.base_uri / "vocab.txt", b"other")

@@ -153,29 +153,6 @@ notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.
 """)
 
 
-def test_a_decision_is_final(candidate):
-    candidate.types("approve reviews 2")
-    assert candidate.types("approve reviews 2") == snapshot("""\
-> Version 2 is promoted, so it cannot be approved any more. Review the newest candidate, or roll
-    back.\
-""")
-    assert candidate.types("reject reviews 2") == snapshot("""\
-> Version 2 is promoted, so it cannot be rejected any more. Review the newest candidate, or roll
-    back.\
-""")
-    assert candidate.types("promote reviews 2") == snapshot(
-        "> Promoted (2) at TIME UTC, decided by ada."
-    )
-    candidate.tag(FAMILY, 2, "approval_status", "rejected")
-    assert candidate.types("promote reviews 2") == snapshot("""\
-log: reviews version 2: Refused: version 2 is promoted, so it cannot be rejected any more.
-    Review the newest candidate, or roll back.
-version 2 reads in review: Refused: version 2 is promoted, so it cannot be rejected any more.
-    Review the newest candidate, or roll back.
-> 〃\
-""")
-
-
 def test_a_newer_expert_supersedes_the_candidate(candidate):
     candidate.land("sport", 90)
     assert candidate.sweep() == snapshot("""\
@@ -205,93 +182,6 @@ log: reviews version 2: Refused: version 2 is superseded, so it cannot be approv
     Review the newest candidate, or roll back.
 version 2 reads in review: Refused: version 2 is superseded, so it cannot be approved any more.
     Review the newest candidate, or roll back.
-> 〃\
-""")
-
-
-def test_without_a_decision_or_with_an_unknown_one_nothing_happens(candidate):
-    assert candidate.types("promote reviews 2") == snapshot("""\
-log: reviews version 2: Refused: approval_status is ''. Set it to one of: approved, rejected.
-version 2 reads in review: Refused: approval_status is ''. Set it to one of: approved, rejected.
-> 〃\
-""")
-    candidate.tag(FAMILY, 2, "approval_status", "ok")
-    assert candidate.types("promote reviews 2") == snapshot("""\
-log: reviews version 2: Refused: approval_status is 'ok'. Set it to one of: approved, rejected.
-version 2 reads in review: Refused: approval_status is 'ok'. Set it to one of: approved,
-    rejected.
-> 〃\
-""")
-
-
-def test_a_stale_approval_is_refused(candidate):
-    candidate.elsewhere_promoted(1)
-    assert candidate.types("approve reviews 2") == snapshot("""\
-version 1 (promoted): Meanwhile.
-version 2: candidate → superseded: Version 2 was built on promotion 1, but the newest is 2: the
-    deployed model has changed. The next merge builds a new candidate on it.
-log: reviews version 2: Refused: 〃
-version 2 reads in review: Refused: 〃
-> Refused: 〃\
-""")
-    assert candidate.sweep() == snapshot("""\
-Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
-log: relearn of food: passed
-version 3: – → candidate
-food/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
-    rejected.
-notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
-    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
-    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
-    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
-    (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
-    keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
-> food: waits for review. 〃\
-""")
-
-
-def test_of_two_approvals_at_the_same_moment_one_is_refused(candidate):
-    candidate.meanwhile(lambda: candidate.elsewhere_promoted(1))
-    assert candidate.types("approve reviews 2") == snapshot("""\
-version 2: candidate → superseded: s3://models/reviews/promotions/00000002.json was created by
-    another writer first. Nothing was changed; run the command again to decide on the new state.
-log: reviews version 2: Refused: 〃
-version 2 reads in review: Refused: 〃
-> Refused: 〃\
-""")
-
-
-def test_a_candidate_whose_files_changed_is_refused(candidate):
-    candidate.change("reviews/2", "heads/food/config.json", "good", "bad")
-    assert candidate.types("approve reviews 2") == snapshot("""\
-log: reviews version 2: Refused: s3://models/reviews/merged/SHA256: expected the recorded files,
-    found differences in ['heads/food/config.json']. Restore them from the bucket's older
-    versions, or build a new candidate.
-version 2 reads in review: Refused: s3://models/reviews/merged/SHA256: expected the recorded
-    files, found differences in ['heads/food/config.json']. Restore them from the bucket's older
-    versions, or build a new candidate.
-> 〃\
-""")
-
-
-def test_a_candidate_that_is_not_well_is_refused(candidate):
-    candidate.falls_ill()
-    assert candidate.types("approve reviews 2") == snapshot("""\
-log: reviews version 2: Refused: health check of the merged model on a fresh download: expected
-    the answers that were judged, found others. Build it again.
-version 2 reads in review: Refused: health check of the merged model on a fresh download:
-    expected the answers that were judged, found others. Build it again.
-> 〃\
-""")
-
-
-def test_a_candidate_that_did_not_pass_cannot_be_approved(candidate):
-    candidate.tag(FAMILY, 2, "validation_status", "failed")
-    assert candidate.types("approve reviews 2") == snapshot("""\
-log: reviews version 2: Refused: validation_status is 'failed'; only a candidate that passed the
-    gate can be promoted. Read its report for what to improve.
-version 2 reads in review: Refused: validation_status is 'failed'; only a candidate that passed
-    the gate can be promoted. Read its report for what to improve.
 > 〃\
 """)
 
@@ -355,34 +245,6 @@ notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.
     (+45.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
     keeps 100.0 % of its expert's gain (+45.0 of +45.0 points), where 50.0 % must stay.
 > food: waits for review. 〃\
-""")
-
-
-def test_an_expert_that_is_spoilt_while_it_waits_for_review_is_rejected(candidate):
-    candidate.change("reviews-food/1", "config.json", '"hidden_size": 8', '"hidden_size": 16')
-    assert candidate.sweep() == snapshot("""\
-food/1: merging → rejected: reviews-food/1 does not fit its base:
-  config.hidden_size: expected 8, found 16
-Fine-tune it again from the base of family 'reviews' (s3://models/bases/tiny).
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
-> food: bounced. reviews-food/1 does not fit its base:
-> config.hidden_size: expected 8, found 16
-> Fine-tune it again from the base of family 'reviews' (s3://models/bases/tiny).\
-""")
-
-
-def test_an_expert_that_breaks_something_while_it_waits_for_review_is_held(candidate):
-    candidate.given.unreadable.add("food")
-    candidate.change("reviews-food/1", "config.json", '"good"', '"better"')
-    candidate.change("reviews-food/1", "examples.jsonl", '"good"', '"better"')
-    assert candidate.sweep() == snapshot("""\
-food/1: merging → held: Looking at it failed with ValueError: operands could not be broadcast
-    together. The flow run has the traceback. Mend the cause, then: supermerge release
-    reviews-food/1
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
-> food: bounced. 〃\
 """)
 
 
