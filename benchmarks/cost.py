@@ -50,7 +50,7 @@ def costs(laboratory: Laboratory, variants: Mapping[str, MergeSettings]) -> list
     operations: dict[str, float] = {}  # per example
     seconds: dict[str, float] = {}
     for expert in merged.experts:
-        examples, _ = calibration_sets(merged, expert, settings, laboratory.work)
+        examples, _ = calibration_sets(merged, expert, settings, laboratory.work, CPU)
         indices = batch_indices(len(examples), 32, 0, expert.task, settings.seed)
         model = models.models[expert.task]
         with FlopCounterMode(display=False) as counter:

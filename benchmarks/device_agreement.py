@@ -18,12 +18,12 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.device_bench import Cut, DeviceBench, emptied, seconds
 from benchmarks.device_steps import Add, Figure, Setting, traced
 from benchmarks.synthetic import CLASSES, KIND
-from merging.experts import Expert, open_expert
-from merging.learn import Learned, learn_coefficients
-from merging.run import LearningRun
+from merging.experts.expert import Expert, open_expert
+from merging.learning.learn import Learned, learn_coefficients
+from merging.learning.run import LearningRun
+from merging.learning.state import StepRecord
 from merging.safefile import save_tensors
 from merging.settings import MergeSettings, Storage
-from merging.state import StepRecord
 
 CPU = torch.device("cpu")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -19,16 +19,16 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from benchmarks.synthetic import KIND, Bench
-from merging.adapters import LowRank, Scaling
-from merging.checkpoint import Checkpoint
-from merging.feed import feed_for
-from merging.heads import Head
-from merging.objectives import objective_loss
+from merging.experts.adapters import LowRank, Scaling
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.heads import Head
+from merging.learning.objectives import objective_loss
+from merging.learning.stream import StreamedMerge
+from merging.learning.taskmodels import TaskModels
+from merging.learning.weights import TensorWeights
 from merging.settings import Storage
-from merging.stream import StreamedMerge
-from merging.taskmodels import TaskModels
-from merging.vectors import TaskVectors, build_vectors
-from merging.weights import TensorWeights
+from merging.vectors.feed import feed_for
+from merging.vectors.mapped import TaskVectors, build_vectors
 
 RANK = 16  # of the LoRA experts
 POOL = 1 << 26  # random numbers that all task vectors are cut from
@@ -153,10 +153,17 @@ class DeviceBench(Bench):
         return TaskVectors(path)
 
     def merge(
-        self, models: TaskModels, experts: int, storage: Storage = "fp32", *, rows: bool = False
+        self,
+        models: TaskModels,
+        experts: int,
+        storage: Storage = "fp32",
+        *,
+        rows: bool = False,
+        streamed: bool = False,
     ) -> StreamedMerge:
+        """Task vectors are resident on an accelerator, or `streamed` to it."""
         vectors = self.vectors(experts, storage)
-        start = torch.full((experts,), 0.1, dtype=self._learned_dtype())
+        start = torch.full((experts,), 0.1, dtype=self._learned_dtype()).to(self.device)
         weights = {
             n: TensorWeights(
                 start,
@@ -170,7 +177,7 @@ class DeviceBench(Bench):
         }
         for weight in weights.values():
             weight.rows_learn = weight.own is not None
-        feed = feed_for(vectors, self.device)
+        feed = feed_for(vectors, self.device, 0 if streamed else vectors.nbytes)
         return StreamedMerge(models.merged, vectors, weights, models.lookups, feed)
 
     def loss(self, models: TaskModels, task: int) -> Tensor:

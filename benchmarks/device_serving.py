@@ -16,13 +16,13 @@ from benchmarks.device_agreement import learners
 from benchmarks.device_bench import emptied, seconds, wait
 from benchmarks.device_steps import Add, Figure, Setting
 from benchmarks.synthetic import KIND
-from merging.checkpoint import digest_file
-from merging.coefficients import Coefficients
-from merging.deltas import mergeable_names
-from merging.evaluate import LoadedModel
-from merging.feed import feed_for
-from merging.materialise import materialise
+from merging.experts.checkpoint import digest_file
+from merging.models.coefficients import Coefficients
+from merging.models.evaluate import LoadedModel
+from merging.models.materialise import materialise
 from merging.serving import MANIFEST, MergedModel
+from merging.vectors.deltas import mergeable_names
+from merging.vectors.feed import Feed, feed_for
 
 STEPS = 30  # of each of two processes
 
@@ -63,15 +63,19 @@ def copies(setting: Setting, add: Add) -> None:
     speed("inner products by row", there.nbytes, lambda: resident.inner(gradient, rows=True))
     out, some = torch.zeros_like(gradient), torch.rand(8, device=setting.device)
     speed("weighted sum of a resident stack", there.nbytes, lambda: resident.add(out, some))
-    feed = feed_for(vectors, setting.device)
-
-    def through() -> None:
-        for name in names:
-            for tile in vectors.tiles(name):
-                feed.tile(name, tile)
-
     total = sum(stack.nbytes for stack in stacks) + sum(vectors.base(n).nbytes for n in names)
-    speed(f"the engine's feed ({type(feed).__name__})", total, through)
+    streamed = feed_for(vectors, setting.device)
+    for what, feed in (
+        ("the engine's feed, streamed", lambda: streamed),
+        ("the same, sent once to stay", lambda: feed_for(vectors, setting.device, total * 2)),
+    ):
+        speed(what, total, lambda f=feed: _ask_all(f(), names))
+
+
+def _ask_all(feed: Feed, names: list[str]) -> None:
+    for name in names:
+        for tile in feed.tiles(name):
+            feed.tile(name, tile)
 
 
 def serving(setting: Setting, add: Add) -> None:

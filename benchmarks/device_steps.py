@@ -13,9 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.device_bench import DeviceBench, emptied, in_turn, random_base, seconds, wait
 from benchmarks.synthetic import BATCH, KIND, TOKENS
-from merging.feed import MappedFeed
-from merging.plan import Memory, make_plan
+from merging.learning.plan import Memory, make_plan
 from merging.settings import MergeSettings
+from merging.vectors.feed import Feed, MappedFeed, ResidentFeed, StagedFeed
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,9 @@ def steps(setting: Setting, add: Add) -> None:
         ("1 B", "lora", [8]),
     ):
         _grid(setting, setting.bench(size, form), size, counts, add)
+    _grid(setting, setting.bench("109 M"), "109 M", [8], add, streamed=True)
+    _grid(setting, setting.bench("22 M"), "22 M", [8], add, rows=True)
+    _grid(setting, setting.bench("109 M"), "109 M", [8], add, rows=True)
 
 
 def steps_in_16_bits(setting: Setting, add: Add) -> None:
@@ -77,16 +80,19 @@ def steps_in_16_bits(setting: Setting, add: Add) -> None:
     _grid(setting, bench, "1 B in bf16", [2, 8, 32], add)
 
 
-def _grid(setting: Setting, bench: DeviceBench, size: str, counts: list[int], add: Add) -> None:
+def _grid(
+    setting: Setting, bench: DeviceBench, size: str, counts: list[int], add: Add, **how: bool
+) -> None:
     for experts in counts[:2] if setting.small else counts:
         with emptied(setting.device):
-            _step_times(bench, size, experts, add)
+            _step_times(bench, size, experts, add, **how)
         _forget(bench, experts)
 
 
-def _step_times(bench: DeviceBench, size: str, experts: int, add: Add) -> None:
+def _step_times(bench: DeviceBench, size: str, experts: int, add: Add, **how: bool) -> None:
     plain, models = bench.models(1), bench.models(1)
-    merge = bench.merge(models, experts)
+    merge = bench.merge(models, experts, **how)
+    kind = " ".join([bench.form, *(["by row"] if how.get("rows") else []), _feed_name(merge.feed)])
     for batches in (8, 1):
         ratio, step, bare = in_turn(
             bench.device,
@@ -96,7 +102,7 @@ def _step_times(bench: DeviceBench, size: str, experts: int, add: Add) -> None:
         )
         add(
             Figure(
-                f"step / bare, {size}, {bench.form}, K={experts}, {batches} micro-batches",
+                f"step / bare, {size}, {kind}, K={experts}, {batches} micro-batches",
                 f"{ratio:.2f}  ({1e3 * step:.1f} ms, bare {1e3 * bare:.1f} ms)",
                 {"ratio": ratio, "step_s": step, "bare_s": bare},
             )
@@ -120,8 +126,17 @@ def profiles(setting: Setting, add: Add) -> None:
 def _profile(setting: Setting, bench: DeviceBench, size: str, add: Add) -> None:
     models = bench.models(1)
     traced(setting, f"bare, {size}, 1 micro-batch", lambda: bench.bare(models, 1), add)
-    merge = bench.merge(models, 8)
-    what = f"step, {size}, {bench.form}, K=8, 1 micro-batch"
+    for streamed in (False, True):
+        with emptied(setting.device):
+            _profile_step(setting, bench, size, streamed, add)
+
+
+def _profile_step(
+    setting: Setting, bench: DeviceBench, size: str, streamed: bool, add: Add
+) -> None:
+    models = bench.models(1)
+    merge = bench.merge(models, 8, streamed=streamed)
+    what = f"step, {size}, {bench.form} {_feed_name(merge.feed)}, K=8, 1 micro-batch"
     traced(setting, what, lambda: bench.step(models, merge, 1), add)
 
 
@@ -175,25 +190,35 @@ def peaks(setting: Setting, add: Add) -> None:
     if setting.device.type != "cuda":
         add(Figure("peak against plan", "not measured: no CUDA"))
         return
-    for size, experts in (("22 M", 8), ("109 M", 2), ("109 M", 8)):
+    for size, experts, streamed in (
+        ("22 M", 8, False),
+        ("109 M", 2, False),
+        ("109 M", 8, False),
+        ("109 M", 8, True),
+    ):
         bench = setting.bench(size)
         with emptied(setting.device):
-            _peak(setting, bench, size, experts, add)
+            _peak(setting, bench, size, experts, streamed, add)
         _forget(bench, experts)
 
 
-def _peak(setting: Setting, bench: DeviceBench, size: str, experts: int, add: Add) -> None:
+def _peak(
+    setting: Setting, bench: DeviceBench, size: str, experts: int, streamed: bool, add: Add
+) -> None:
     made = [bench.expert(i, bench.directory) for i in range(experts)]
     settings = MergeSettings(batch_size=BATCH)
     memory = Memory.of(setting.device)
+    plan = make_plan(bench.directory, made, KIND, settings, memory, tokens=TOKENS)
+    if streamed:  # with a byte too little for all of them
+        memory = Memory(memory.host, plan.peak - 1)
+        plan = make_plan(bench.directory, made, KIND, settings, memory, tokens=TOKENS)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     models = bench.models(1)
-    merge = bench.merge(models, experts)
+    merge = bench.merge(models, experts, streamed=streamed)
     for _ in range(3):
         bench.step(models, merge, 8)
     peak = torch.cuda.max_memory_allocated() - before
-    plan = make_plan(bench.directory, made, KIND, settings, memory, tokens=TOKENS)
     add(
         Figure(
             f"peak, {size}, K={experts}, 8 micro-batches, {_feed_name(merge.feed)}",
@@ -208,5 +233,6 @@ def _bytes(plan: Any) -> dict[str, float]:
     return {k: v for k, v in plan.to_json().items() if isinstance(v, int)}
 
 
-def _feed_name(feed: Any) -> str:
-    return "mapped" if isinstance(feed, MappedFeed) else type(feed).__name__
+def _feed_name(feed: Feed) -> str:
+    names = {MappedFeed: "mapped", StagedFeed: "streamed", ResidentFeed: "resident"}
+    return names[type(feed)]

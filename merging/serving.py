@@ -39,6 +39,7 @@ MANIFEST = "manifest.json"
 LONGEST_TEXT = 512  # Tokens of a text, where neither tokenizer nor configuration has a limit.
 NEW_TOKENS = 64  # Most tokens of a generated answer.
 BATCH = 32  # Inputs in one forward pass.
+ACCELERATOR_BATCH = 256  # The same of a classifier on an accelerator, which small ones keep waiting.
 # The auto classes of each kind of model. A generator has a second one, for an encoder with a decoder.
 # Whatever else differs by kind follows from them: what reads the inputs, and whether text is written.
 AUTO_CLASSES: dict[str, tuple[Any, ...]] = {
@@ -176,14 +177,14 @@ class Encoder:
             yield indices, self.collate([rows[i] for i in indices])
 
     def encoded_batches(
-        self, inputs: Sequence[Any]
+        self, inputs: Sequence[Any], size: int = BATCH
     ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """`batches` of inputs; of images no more than one batch is encoded at a time."""
         if not self.reads_images:
-            yield from self.batches(self.encode(inputs))
+            yield from self.batches(self.encode(inputs), size)
             return
-        for start in range(0, len(inputs), BATCH):
-            some = inputs[start : start + BATCH]
+        for start in range(0, len(inputs), size):
+            some = inputs[start : start + size]
             yield list(range(start, start + len(some))), self.collate(self.encode(some))
 
 
@@ -193,7 +194,8 @@ def class_scores(
 ) -> Tensor:
     """Class logits of every input, fp32 [inputs, classes], in the inputs' order."""
     scores = torch.empty(len(inputs), model.config.num_labels)
-    for indices, batch in encoder.encoded_batches(inputs):
+    size = BATCH if device.type == "cpu" else ACCELERATOR_BATCH
+    for indices, batch in encoder.encoded_batches(inputs, size):
         logits = model(**{name: t.to(device) for name, t in batch.items()}).logits
         scores[indices] = logits.float().cpu()
     return scores
@@ -252,14 +254,14 @@ class MergedModel:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         manifest = verify_manifest(directory)
         kind = str(manifest["kind"])
-        backbone = {n: t.to(self.device) for n, t in read_weights(directory / "model").items()}
+        backbone = read_weights(directory / "model")
         self.models: dict[str, Any] = {}
         for folder in sorted(p for p in (directory / "heads").iterdir() if p.is_dir()):
             config = json.loads((folder / "config.json").read_text())
-            head = {n: t.to(self.device) for n, t in read_weights(folder).items()}
-            model = assemble(config, kind, {**backbone, **head})
-            self.models[folder.name] = model.to(self.device)
+            model = assemble(config, kind, {**backbone, **read_weights(folder)})
+            self.models[folder.name] = model
             self.encoder = Encoder(directory / "model", kind, config)
+        _move_together(list(self.models.values()), self.device)
 
     def answer(self, task: str, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """One answer per input: label and scores, or text.
@@ -319,6 +321,20 @@ class MergedModel:
         if not 1 <= len(parts) <= 2 or not all(isinstance(part, str) for part in parts):
             raise TaskError(f"Expected a text or a pair of texts as input, found {value!r:.100}.")
         return value
+
+
+def _move_together(models: Sequence[Any], device: torch.device) -> None:
+    """Moves models to a device; what they share is moved once, and shared there as well."""
+    moved: dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] = {}
+
+    def move(tensor: Tensor) -> Tensor:
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in moved:
+            moved[key] = (tensor, tensor.to(device))  # the first is kept, so that its address is
+        return moved[key][1]
+
+    for model in models:
+        model._apply(move)  # noqa: SLF001 - what .to() does, with a memory
 
 
 def verify_manifest(directory: Path) -> dict[str, Any]:

@@ -98,7 +98,14 @@ def collate(encoder: Encoder, rows: Sequence[Row], device: torch.device) -> dict
     batch["labels"] = torch.tensor(
         [row["labels"] + [UNLABELLED] * (width - len(row["labels"])) for row in rows]
     )
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return {name: send(tensor, device) for name, tensor in batch.items()}
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host's tensor on a device, without waiting for what the device was given before."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def num_places(row: Row, kind: ModelKind) -> int:

@@ -16,7 +16,7 @@ from merging.errors import InvalidInput
 from merging.experts.examples import Examples
 from merging.experts.expert import Expert
 from merging.kinds import ModelKind
-from merging.learning.batches import Row, answers, collate, encode_examples, num_places
+from merging.learning.batches import Row, answers, collate, encode_examples, num_places, send
 from merging.learning.objectives import NEEDS_EXPERT, NEEDS_LABELS, SoftLabels, objective_loss
 from merging.safefile import load_tensors, save_tensors
 from merging.serving import Encoder, assemble
@@ -34,7 +34,8 @@ class CalibrationSet:
 
     Attributes:
         rows: Encoded inputs with labels, not padded.
-        soft: The expert's answers for all rows of the task, where the objective needs them.
+        soft: The expert's answers for all rows of the task, where the objective needs them, on the
+            device of the models.
         places: First row of `soft` that belongs to each example, and how many, int64 [examples, 2].
     """
 
@@ -58,13 +59,14 @@ class CalibrationSet:
         losses = torch.empty(len(self), dtype=torch.float64)
         for indices in _batches(self.rows):
             logits, targets, soft = self._answers(model, indices)
+            found = []
             first = 0
-            for index, count in zip(indices, self.places[indices, 1].tolist(), strict=True):
+            for count in self.places[indices, 1].tolist():
                 own = slice(first, first + count)
-                answer = None if soft is None else soft.take(own, logits.device)
-                loss = objective_loss(settings.objective, logits[own], targets[own], answer)
-                losses[index] = float(loss)
+                answer = None if soft is None else soft.take(own)
+                found.append(objective_loss(settings.objective, logits[own], targets[own], answer))
                 first += count
+            losses[indices] = torch.stack(found).double().cpu()
         return losses
 
     def _answers(
@@ -78,14 +80,16 @@ class CalibrationSet:
         soft = None
         if self.soft is not None:
             spans = [torch.arange(a, a + n) for a, n in self.places[list(indices)].tolist()]
-            soft = self.soft.take(torch.cat(spans), device)
+            soft = self.soft.take(send(torch.cat(spans), device))
         return logits, targets, soft
 
 
 def calibration_sets(
-    experts: ExpertSet, expert: Expert, settings: MergeSettings, work: Path
+    experts: ExpertSet, expert: Expert, settings: MergeSettings, work: Path, device: torch.device
 ) -> tuple[CalibrationSet, CalibrationSet]:
     """What is learned from and what is held out of one expert's calibration examples.
+
+    The expert's own answers are computed and kept on `device`, where the models will be.
 
     Raises:
         InvalidInput: There is no example that the objective can use.
@@ -106,7 +110,7 @@ def calibration_sets(
     rows = encode_examples(encoder, examples, seq2seq=seq2seq, images=work / "images")
     soft = None
     if settings.objective in NEEDS_EXPERT:
-        soft = soft_labels(experts, expert, examples, encoder, rows, work)
+        soft = soft_labels(experts, expert, examples, encoder, rows, work, device).to(device)
     counts = torch.tensor([num_places(row, kind) for row in rows])
     places = torch.stack([counts.cumsum(0) - counts, counts], 1)
     held = round(len(examples) * settings.holdout) if len(examples) >= FEWEST_TO_HOLD_OUT else 0
@@ -127,24 +131,27 @@ def soft_labels(
     encoder: Encoder,
     rows: Sequence[Row],
     work: Path,
+    device: torch.device,
 ) -> SoftLabels:
     """The expert's answers to its own examples, computed once and kept in `work`."""
     name = hashlib.sha256(f"{expert.fingerprint}{examples.digest}{LIKELIEST}".encode()).hexdigest()
     path = work / "soft-labels" / f"{name}.safetensors"
     if not path.exists():
         tensors = {**experts.backbone(expert.task).tensors, **expert.head.tensors}
-        model = assemble(expert.head.config, examples.kind, tensors)
-        soft = _answer(model, encoder, rows, examples.kind)
+        model = assemble(expert.head.config, examples.kind, tensors).to(device)
+        soft = _answer(model, encoder, rows, examples.kind, device)
         save_tensors(path, {k: v for k, v in vars(soft).items() if v is not None})
     return SoftLabels(**load_tensors(path)[0])
 
 
 @torch.no_grad()
-def _answer(model: Any, encoder: Encoder, rows: Sequence[Row], kind: ModelKind) -> SoftLabels:
+def _answer(
+    model: Any, encoder: Encoder, rows: Sequence[Row], kind: ModelKind, device: torch.device
+) -> SoftLabels:
     kept: list[SoftLabels] = [SoftLabels(torch.empty(0))] * len(rows)
     likeliest = None if kind.has_head else LIKELIEST
     for indices in _batches(rows):
-        batch = collate(encoder, [rows[i] for i in indices], torch.device("cpu"))
+        batch = collate(encoder, [rows[i] for i in indices], device)
         logits, _ = answers(model, batch, kind)
         counts = [num_places(rows[i], kind) for i in indices]
         for i, part in zip(indices, logits.split(counts), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +51,8 @@ class Unit:
 class GroupMerge:
     """Merges one group after the other; keeps what all groups of one call share.
 
-    The arguments are those of `learn_coefficients`.
+    The arguments are those of `learn_coefficients`, and `room`: bytes that the plan leaves for task
+    vectors in an accelerator's memory.
 
     Attributes:
         names: Canonical names of the tensors to merge.
@@ -64,6 +66,7 @@ class GroupMerge:
         start: Coefficients | None,
         work: Path,
         device: torch.device,
+        room: int,
         progress: Progress | None,
     ) -> None:
         self.set = experts
@@ -74,6 +77,7 @@ class GroupMerge:
         self.start = start
         self.work = work
         self.device = device
+        self.room = room
         self.progress = progress
         self.names = experts.names
         sources = processed_sources(experts, settings.preprocess)
@@ -108,6 +112,7 @@ class GroupMerge:
         Returns:
             The unit, and all heads, those of the group's tasks perhaps tuned.
         """
+        gc.collect()  # hooks hold the group before in cycles, and with it an accelerator's memory
         tasks = [task for unit in group for task in unit.tasks]
         data = {task: self._calibration(task) for task in tasks}
         models = TaskModels(
@@ -122,9 +127,8 @@ class GroupMerge:
         at_base = {task: float(loss.mean()) for task, loss in losses.items()}
         vectors = self._vectors(group, models.lookups)
         weights = self._weights(group, models.row_names)
-        merge = StreamedMerge(
-            models.merged, vectors, weights, models.lookups, feed_for(vectors, self.device)
-        )
+        feed = feed_for(vectors, self.device, self.room)
+        merge = StreamedMerge(models.merged, vectors, weights, models.lookups, feed)
         columns = tuple("+".join(unit.tasks) for unit in group)
         run = LearningRun(merge, columns, models, data, self.settings, at_base)
         run_key = _key(
@@ -156,7 +160,7 @@ class GroupMerge:
     def _calibration(self, task: str) -> tuple[CalibrationSet, CalibrationSet]:
         if task not in self._data:
             self._data[task] = calibration_sets(
-                self.set, self.experts[task], self.settings, self.work
+                self.set, self.experts[task], self.settings, self.work, self.device
             )
         return self._data[task]
 
@@ -172,7 +176,7 @@ class GroupMerge:
         by_row = settings.granularity == "row"
         weights = {
             name: TensorWeights(
-                starts[name],
+                starts[name].to(self.device),
                 tanh=settings.tanh,
                 learning_rate=settings.learning_rate,
                 rows=self.base.tensors[name].shape[0] if by_row and name in row_names else 0,

@@ -71,8 +71,8 @@ def learn_coefficients(
     tasks = experts.tasks
     _check(tasks, start, frozen, settings)
     memory = Memory.of(device)
-    make_plan(experts, settings, memory)  # refuses what does not fit, before all work
-    merge = GroupMerge(experts, settings, start, work, device, progress)
+    room = make_plan(experts, settings, memory).room  # refuses what does not fit, before all work
+    merge = GroupMerge(experts, settings, start, work, device, room, progress)
     heads = {**experts.heads, **(heads or {})}
     arrivals = [i for i, task in enumerate(tasks) if task not in frozen]
     champion = [merge.champion_unit(frozen)] if frozen else []

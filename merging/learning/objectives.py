@@ -39,10 +39,14 @@ class SoftLabels:
         tokens = logs.topk(likeliest).indices
         return cls(_bucketed(logs, tokens), tokens)
 
-    def take(self, rows: Tensor | slice, device: torch.device) -> SoftLabels:
-        """Some rows, on a device."""
-        tokens = None if self.tokens is None else self.tokens[rows].to(device)
-        return SoftLabels(self.logs[rows].to(device), tokens)
+    def to(self, device: torch.device) -> SoftLabels:
+        """The same on a device."""
+        tokens = None if self.tokens is None else self.tokens.to(device)
+        return SoftLabels(self.logs.to(device), tokens)
+
+    def take(self, rows: Tensor | slice) -> SoftLabels:
+        """Some rows."""
+        return SoftLabels(self.logs[rows], None if self.tokens is None else self.tokens[rows])
 
 
 def objective_loss(
@@ -61,8 +65,11 @@ def objective_loss(
     if objective == "entropy":  # AdaMerging (Yang et al., 2024)
         return -(logs.exp() * logs).sum(-1).mean()
     loss = logits.new_zeros(())
-    if objective in ("labels", "both") and bool((targets != UNLABELLED).any()):
-        loss = loss + cross_entropy(logits, targets, ignore_index=UNLABELLED)
+    if objective in ("labels", "both"):
+        # Where no row has a label the mean is NaN, and left out without asking the device whether.
+        labelled = (targets != UNLABELLED).any()
+        entropy = cross_entropy(logits, targets, ignore_index=UNLABELLED)
+        loss = loss + entropy.where(labelled, loss)
     if objective in NEEDS_EXPERT:
         assert soft is not None
         ours = logs if soft.tokens is None else _bucketed(logs, soft.tokens)

@@ -19,6 +19,7 @@ from merging.settings import MergeSettings
 from merging.vectors.deltas import backbone_names
 from merging.vectors.expert_set import ExpertSet
 from merging.vectors.mapped import DTYPES, TILE_BYTES
+from merging.vectors.stacks import ACCELERATOR_TILE
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 LONGEST = 128  # tokens of the longest example, where the caller does not know better
@@ -28,7 +29,7 @@ MODULES = 24 << 20  # of the modules of a few tasks and of kernels' scratch memo
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that there are: of the host, and of an accelerator where one computes."""
+    """Bytes that there are: of the host, and free on an accelerator where one computes."""
 
     host: int
     accelerator: int | None = None
@@ -41,7 +42,9 @@ class Memory:
             host = min(host, int(limit))
         if device.type != "cuda":
             return cls(host)
-        return cls(host, torch.cuda.mem_get_info(device)[1])
+        free = torch.cuda.mem_get_info(device)[0]  # other processes may have taken the rest
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return cls(host, free + unused)
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,14 @@ class Plan:
         groups: The tasks merged together, level by level; one level with one group is a flat merge.
         model: fp32 parameters, which every task shares.
         gradient: Their gradients, which wait for the step's last micro-batch.
-        tile: Task vectors where they are computed with, at a time.
+        tile: Task vectors where they are computed with, at a time; all of them and the base where an
+            accelerator holds them.
         activations: What one micro-batch keeps for its backward pass; estimated.
         overhead: What the allocator and the libraries take on top of these; estimated.
         peak: All of these together, in the memory of whatever computes.
         staging: Host memory on top of it, where an accelerator computes: pinned buffers, and the
             task vectors if they are resident.
+        room: What an accelerator has left for task vectors beside everything else; 0 on a host.
         disk: The task vectors of every group, and of none twice, in the work folder; encoded images
             and the experts' own answers come on top.
         residence: Where each of them is: "host", "accelerator" or "file".
@@ -71,6 +76,7 @@ class Plan:
     overhead: int
     peak: int
     staging: int
+    room: int
     disk: int
     residence: Mapping[str, str]
 
@@ -120,13 +126,22 @@ def make_plan(
     stack = widest * (4 + width * largest)
     if not settings.resident:
         stack = min(stack, TILE_BYTES)
+    activations = settings.batch_size * _activation_bytes(base.config, tokens)
+    where, room = "host" if settings.resident else "file", 0
     if memory.accelerator is None:
         tile, staging = vectors if settings.resident else stack, 0
     else:  # one tile is used while the next one arrives
         tile = 2 * stack
         staging = tile + vectors * settings.resident
-    activations = settings.batch_size * _activation_bytes(base.config, tokens)
-    overhead = int(KEPT * (gradient + activations)) + MODULES
+        every = 4 * sum(sizes.values())  # beside all task vectors an embedding's gradient is whole
+        limit = min(memory.accelerator, settings.memory_budget or memory.accelerator)
+        converted = 0 if settings.storage == "fp32" else 4 * ACCELERATOR_TILE
+        room = max(
+            0, limit - model - every - activations - _overhead(every, activations) - converted
+        )
+        if vectors + every <= room:
+            where, gradient, tile, staging = "accelerator", every, vectors + every + converted, 0
+    overhead = _overhead(gradient, activations)
     peak = model + gradient + tile + activations + overhead
     computing = "host" if memory.accelerator is None else "accelerator"
     for what, needed, found in (
@@ -151,10 +166,14 @@ def make_plan(
         if len(group) > 1 or len(level) == 1
     )
     residence = dict.fromkeys(("parameters", "gradients", "activations", "tile"), computing)
-    residence["task vectors"] = "host" if settings.resident else "file"
+    residence["task vectors"] = where
     return Plan(
-        groups, model, gradient, tile, activations, overhead, peak, staging, disk, residence
+        groups, model, gradient, tile, activations, overhead, peak, staging, room, disk, residence
     )
+
+
+def _overhead(gradient: int, activations: int) -> int:
+    return int(KEPT * (gradient + activations)) + MODULES
 
 
 def planned_groups(

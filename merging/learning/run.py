@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from merging.errors import NonFinite
 from merging.experts.heads import Head
 from merging.learning.calibration import CalibrationSet, batch_indices
 from merging.learning.state import RunState, StepRecord
@@ -129,7 +127,7 @@ class LearningRun:
     def learn_step(self, step: int) -> dict[str, float]:
         """One micro-batch per task, then one update of everything; gives the losses before it."""
         self.merge.step = step
-        losses: dict[str, float] = {}
+        losses: list[Tensor] = []
         for task in self.tasks:
             self.merge.last_backward = task == self.tasks[-1]
             examples = self.data[task][0]
@@ -137,20 +135,13 @@ class LearningRun:
                 len(examples), self.settings.batch_size, step - 1, task, self.settings.seed
             )
             loss = examples.loss(self.models.models[task], indices, self.settings)
-            losses[task] = float(loss.detach())
-            if not math.isfinite(losses[task]):
-                raise NonFinite(
-                    where=task,
-                    expected=f"a finite loss in step {step}",
-                    found=str(losses[task]),
-                    remedy="Nothing was updated with it; lower learning_rate or look at the "
-                    "examples.",
-                )
+            losses.append(loss.detach())
+            self.merge.watch.add(task, f"a finite loss in step {step}", losses[-1])
             (loss * self._share(task)).backward()
-        self.merge.finish_step()
+        values = self.merge.finish_step(losses)
         for head in self.heads.values():
             head.update(step)
-        return losses
+        return dict(zip(self.tasks, values, strict=True))
 
     def _share(self, task: str) -> float:
         """What a task's loss is multiplied with before all are added."""

@@ -2,51 +2,25 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-BETAS = (0.9, 0.99)  # short memories, since a run has tens of steps
-EPSILON = 1e-8
+from merging.learning.adam import Adam, adam_step, multiply
+
 LARGEST = 0.9999  # of a coefficient that is to be written as tanh(w)
 
 
-class Adam:
-    """Adam (Kingma & Ba, 2015) for one tensor."""
-
-    def __init__(self, like: Tensor) -> None:
-        self.mean = torch.zeros_like(like)
-        self.square = torch.zeros_like(like)
-
-    @torch.no_grad()
-    def step(self, value: Tensor, gradient: Tensor, number: int, learning_rate: float) -> None:
-        """Changes `value` in place; `number` counts steps from 1."""
-        self.mean.lerp_(gradient, 1 - BETAS[0])
-        self.square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        scale = math.sqrt(1 - BETAS[1] ** number)
-        size = learning_rate * scale / (1 - BETAS[0] ** number)
-        value.addcdiv_(self.mean, self.square.sqrt().add_(EPSILON * scale), value=-size)
-
-    def state(self, prefix: str) -> dict[str, Tensor]:
-        """What a resumed run needs."""
-        return {f"{prefix}.mean": self.mean, f"{prefix}.square": self.square}
-
-    def load(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Takes over what `state` gave."""
-        self.mean.copy_(state[f"{prefix}.mean"])
-        self.square.copy_(state[f"{prefix}.square"])
-
-
 class TensorWeights:
-    """The coefficients of one tensor, c = tanh(w) or c = w, with w fp32 on the CPU.
+    """The coefficients of one tensor, c = tanh(w) or c = w, with w fp32.
 
     By rows w[i, r] = shared[i] + own[i, r]: a tensor's rows start together, or as they were learned
     before, and move together until `rows_learn`. Each step then draws them back to what they share by
     `row_decay`, so that rows with little evidence stay with their tensor.
 
     Args:
-        start: Coefficients, [experts] or [experts, rows].
+        start: Coefficients, [experts] or [experts, rows], on the device where they are learned.
         rows: Rows to give a coefficient of their own once they learn; 0 for none.
         fixed: Column whose coefficients stay exactly as they start.
     """
@@ -74,8 +48,8 @@ class TensorWeights:
         if rows or w.ndim == 2:
             self.own = w - self.shared[:, None] if w.ndim == 2 else w.new_zeros(len(w), rows)
         self.rows_learn = False
-        self._adam = Adam(self.shared)
-        self._row_adam = None if self.own is None else Adam(self.own)
+        self.adam = Adam(self.shared)
+        self.row_adam = None if self.own is None else Adam(self.own)
 
     @property
     def by_row(self) -> bool:
@@ -90,43 +64,51 @@ class TensorWeights:
             values[self.fixed] = self.start[self.fixed]
         return values
 
-    def update(self, inner: Tensor, step: int) -> None:
-        """One Adam step.
-
-        Args:
-            inner: ∂L/∂c = ⟨∂L/∂θm, τ⟩, [experts], or [experts, rows] where `by_row` is set.
-            step: Number of this step, from 1.
-        """
-        gradient = inner * (1 - self._w().tanh().square_()) if self.tanh else inner
-        if self.by_row:
-            assert self.own is not None
-            assert self._row_adam is not None
-            if self.rows_learn:
-                self._row_adam.step(self.own, gradient, step, self.row_learning_rate)
-                self.own.mul_(1 - self.row_decay)
-            gradient = gradient.sum(1)
-        self._adam.step(self.shared, gradient, step, self.learning_rate)
+    def gradient(self, inner: Tensor) -> Tensor:
+        """∂L/∂w for ∂L/∂c = ⟨∂L/∂θm, τ⟩, [experts], or [experts, rows] where `by_row` is set."""
+        return inner * (1 - self._w().tanh().square_()) if self.tanh else inner
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
-        found = {"shared": self.shared, **self._adam.state("shared")}
-        if self.own is not None and self._row_adam is not None:
-            found |= {"own": self.own, **self._row_adam.state("own")}
+        found = {"shared": self.shared, **self.adam.state("shared")}
+        if self.own is not None and self.row_adam is not None:
+            found |= {"own": self.own, **self.row_adam.state("own")}
         return found
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes over what `state` gave."""
         self.shared.copy_(state["shared"])
-        self._adam.load(state, "shared")
-        if self.own is not None and self._row_adam is not None:
+        self.adam.load(state, "shared")
+        if self.own is not None and self.row_adam is not None:
             self.own.copy_(state["own"])
-            self._row_adam.load(state, "own")
+            self.row_adam.load(state, "own")
 
     def _w(self) -> Tensor:
         if not self.by_row:
             return self.shared
         assert self.own is not None
         return self.shared[:, None] + self.own
+
+
+def update(weights: Sequence[TensorWeights], inner: Sequence[Tensor], step: int) -> None:
+    """One Adam step of several tensors' weights, which have the same rates.
+
+    Args:
+        weights: Of different tensors.
+        inner: ∂L/∂c = ⟨∂L/∂θm, τ⟩ of each, [experts], or [experts, rows] where `by_row` is set.
+        step: Number of this step, from 1.
+    """
+    gradients = [w.gradient(products) for w, products in zip(weights, inner, strict=True)]
+    learning = [i for i, w in enumerate(weights) if w.rows_learn]
+    if learning:
+        own = [w.own for w in weights if w.rows_learn and w.own is not None]
+        states = [w.row_adam for w in weights if w.rows_learn and w.row_adam is not None]
+        rate, decay = weights[0].row_learning_rate, weights[0].row_decay
+        adam_step(states, own, [gradients[i] for i in learning], step, rate)
+        multiply(own, 1 - decay)
+    shared = [g.sum(1) if w.by_row else g for w, g in zip(weights, gradients, strict=True)]
+    states = [w.adam for w in weights]
+    adam_step(states, [w.shared for w in weights], shared, step, weights[0].learning_rate)
 
 
 class HeadWeights:
@@ -147,7 +129,9 @@ class HeadWeights:
     def update(self, step: int) -> None:
         """One Adam step with the gradient that the parameter has; frees it."""
         if self.parameter.grad is not None:
-            self._adam.step(self.parameter, self.parameter.grad, step, self.learning_rate)
+            adam_step(
+                [self._adam], [self.parameter], [self.parameter.grad], step, self.learning_rate
+            )
             self.parameter.lerp_(self.start, self.decay)
             self.parameter.grad = None
 

@@ -13,7 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-TILE = 1 << 18  # numbers converted at a time: 1 MB of fp32 stays in the cache until it is used
+# Numbers that are converted at a time. On a CPU 1 MB of fp32 stays in the cache until it is used; an
+# accelerator wants few calls, and 64 MB is what a tile of task vectors takes anyway.
+TILE = 1 << 18
+ACCELERATOR_TILE = 1 << 24
 LARGE = 1 << 14  # numbers of a tensor from which calls cost less than a CPU's transposed product
 
 Rows = Tensor | slice  # int64 [rows], or a range of them
@@ -41,7 +44,7 @@ class Part(Protocol):
         ...
 
     def map(self, change: Change) -> Part:
-        """The same with every tensor but `columns` replaced by `change` of it."""
+        """The same with every tensor replaced by `change` of it."""
         ...
 
 
@@ -102,7 +105,7 @@ class DensePart:
     def map(self, change: Change) -> DensePart:
         """See `Part`."""
         scales = None if self.scales is None else change(self.scales)
-        return DensePart(self.columns, change(self.stack), scales)
+        return DensePart(change(self.columns), change(self.stack), scales)
 
     def _tiles(self, like: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Rows from, rows to, and their task vectors as [rows, k, columns] in the dtype of `like`."""
@@ -111,7 +114,8 @@ class DensePart:
         num_rows = by_row.shape[0]
         size = num_rows
         if self.stack.dtype != like.dtype:
-            size = max(1, TILE // (by_row.shape[1] * by_row.shape[2]))
+            tile = TILE if self.stack.device.type == "cpu" else ACCELERATOR_TILE
+            size = max(1, tile // (by_row.shape[1] * by_row.shape[2]))
         for start in range(0, num_rows, size):
             stop = min(start + size, num_rows)
             yield start, stop, by_row[start:stop].to(like.dtype)
@@ -154,7 +158,9 @@ class LowRankPart:
 
     def map(self, change: Change) -> LowRankPart:
         """See `Part`."""
-        return LowRankPart(self.columns, change(self.up), change(self.down), change(self.owner))
+        return LowRankPart(
+            change(self.columns), change(self.up), change(self.down), change(self.owner)
+        )
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,8 @@ class ScalingPart:
 
     def map(self, change: Change) -> ScalingPart:
         """See `Part`."""
-        return ScalingPart(self.columns, change(self.factors), change(self.base), self.axis)
+        factors, base = change(self.factors), change(self.base)
+        return ScalingPart(change(self.columns), factors, base, self.axis)
 
 
 @dataclass(frozen=True)
