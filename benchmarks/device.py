@@ -18,6 +18,7 @@ import os
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import json
 import platform
 import subprocess
 import tempfile
@@ -31,7 +32,7 @@ import torch
 import transformers
 
 from benchmarks.device_agreement import agreement, learning
-from benchmarks.device_bench import emptied, write_json
+from benchmarks.device_bench import emptied
 from benchmarks.device_serving import copies, serving, two_processes, worker
 from benchmarks.device_steps import Figure, Setting, peaks, profiles, steps, steps_in_16_bits
 
@@ -46,6 +47,7 @@ class Report:
     failures: dict[str, str] = field(default_factory=dict)
 
     def part(self, name: str, run: Callable[[], object], device: torch.device) -> None:
+        """Runs a part; where it fails its traceback is what was found."""
         print(f"\n## {name}", flush=True)
         begun = time.perf_counter()
         try:
@@ -58,16 +60,18 @@ class Report:
         self.write()
 
     def add(self, figure: Figure) -> None:
+        """Prints and keeps a figure."""
         self.figures.append(figure)
         print(figure, flush=True)
 
     def write(self) -> None:
+        """Writes both files anew."""
         content = {
             "facts": self.facts,
             "figures": [asdict(figure) for figure in self.figures],
             "failures": self.failures,
         }
-        write_json(self.out / "device.json", content)
+        (self.out / "device.json").write_text(json.dumps(content, indent=1) + "\n")
         lines = [f"{name}: {fact}" for name, fact in self.facts.items()]
         lines += [str(figure) for figure in self.figures]
         lines += [f"FAILED {name}\n{trace}" for name, trace in self.failures.items()]
@@ -93,6 +97,7 @@ def facts_of(device: torch.device) -> dict[str, str]:
 
 
 def main() -> None:
+    """Runs the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("device"), help="folder of the results")
     parser.add_argument("--work", type=Path, help="scratch folder; a temporary one by default")

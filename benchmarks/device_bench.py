@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import json
 import statistics
 import time
 import zlib
@@ -22,12 +21,12 @@ from benchmarks.synthetic import KIND, Bench
 from merging.experts.adapters import LowRank, Scaling
 from merging.experts.checkpoint import Checkpoint
 from merging.experts.heads import Head
+from merging.learning.merge import Merge
 from merging.learning.objectives import objective_loss
-from merging.learning.stream import StreamedMerge
+from merging.learning.resident import open_merge
 from merging.learning.taskmodels import TaskModels
 from merging.learning.weights import TensorWeights
 from merging.settings import Storage
-from merging.vectors.feed import feed_for
 from merging.vectors.mapped import TaskVectors, build_vectors
 
 RANK = 16  # of the LoRA experts
@@ -131,7 +130,8 @@ class DeviceBench(Bench):
         self.targets = self.targets.to(device)
 
     def head(self, number: int) -> Head:
-        torch.manual_seed(number)  # the same head whatever was drawn before
+        """A task's head, the same whatever was drawn before."""
+        torch.manual_seed(number)
         head = super().head(number)
         if "num_key_value_heads" not in self.base.config:
             return head
@@ -139,6 +139,7 @@ class DeviceBench(Bench):
         return Head(head.task, {**head.config, "pad_token_id": 0}, tensors)
 
     def models(self, tasks: int) -> TaskModels:
+        """Task models on the device."""
         heads = [self.head(i) for i in range(tasks)]
         return TaskModels(self.base, heads, KIND, self.names, self.device, dtype=self.dtype)
 
@@ -147,6 +148,7 @@ class DeviceBench(Bench):
         return {n for n in self.names if n.startswith("embeddings.") and n.endswith("s.weight")}
 
     def vectors(self, experts: int, storage: Storage = "fp32") -> TaskVectors:
+        """The experts' task vectors, written where they are missing."""
         path = self.work / f"{self.directory.name}-{self.form}-{experts}-{storage}.safetensors"
         sources = [Cut(self.base, i, self.form) for i in range(experts)]
         build_vectors(path, self.base, sources, self.names, storage, self.lookups())
@@ -160,7 +162,7 @@ class DeviceBench(Bench):
         *,
         rows: bool = False,
         streamed: bool = False,
-    ) -> StreamedMerge:
+    ) -> Merge:
         """Task vectors are resident on an accelerator, or `streamed` to it."""
         vectors = self.vectors(experts, storage)
         start = torch.full((experts,), 0.1, dtype=self._learned_dtype()).to(self.device)
@@ -177,10 +179,10 @@ class DeviceBench(Bench):
         }
         for weight in weights.values():
             weight.rows_learn = weight.own is not None
-        feed = feed_for(vectors, self.device, 0 if streamed else vectors.nbytes)
-        return StreamedMerge(models.merged, vectors, weights, models.lookups, feed)
+        return open_merge(models, vectors, weights, self.device, 0 if streamed else vectors.nbytes)
 
     def loss(self, models: TaskModels, task: int) -> Tensor:
+        """Cross-entropy of one micro-batch."""
         ids = self.ids[task]
         model = models.models[f"t{task % len(models.models)}"]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
@@ -229,7 +231,3 @@ def emptied(device: torch.device) -> Iterator[None]:
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -22,7 +22,7 @@ from merging.models.evaluate import LoadedModel
 from merging.models.materialise import materialise
 from merging.serving import MANIFEST, MergedModel
 from merging.vectors.deltas import mergeable_names
-from merging.vectors.feed import Feed, feed_for
+from merging.vectors.feed import feed_for, send_all
 
 STEPS = 30  # of each of two processes
 
@@ -64,18 +64,16 @@ def copies(setting: Setting, add: Add) -> None:
     out, some = torch.zeros_like(gradient), torch.rand(8, device=setting.device)
     speed("weighted sum of a resident stack", there.nbytes, lambda: resident.add(out, some))
     total = sum(stack.nbytes for stack in stacks) + sum(vectors.base(n).nbytes for n in names)
-    streamed = feed_for(vectors, setting.device)
-    for what, feed in (
-        ("the engine's feed, streamed", lambda: streamed),
-        ("the same, sent once to stay", lambda: feed_for(vectors, setting.device, total * 2)),
-    ):
-        speed(what, total, lambda f=feed: _ask_all(f(), names))
+    feed = feed_for(vectors, setting.device)
 
+    def ask_all() -> None:
+        for name in names:
+            for tile in vectors.tiles(name):
+                feed.tile(name, tile)
 
-def _ask_all(feed: Feed, names: list[str]) -> None:
-    for name in names:
-        for tile in feed.tiles(name):
-            feed.tile(name, tile)
+    speed("the engine's feed, streamed", total, ask_all)
+    there = "the same, sent once to stay"
+    speed(there, total, lambda: [send_all(vectors, name, setting.device) for name in names])
 
 
 def serving(setting: Setting, add: Add) -> None:

@@ -13,9 +13,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.device_bench import DeviceBench, emptied, in_turn, random_base, seconds, wait
 from benchmarks.synthetic import BATCH, KIND, TOKENS
+from merging.learning.merge import Merge
 from merging.learning.plan import Memory, make_plan
+from merging.learning.resident import ResidentMerge
+from merging.learning.stream import StreamedMerge
 from merging.settings import MergeSettings
-from merging.vectors.feed import Feed, MappedFeed, ResidentFeed, StagedFeed
+from merging.vectors.feed import MappedFeed
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Figure:
     values: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        """One line of the table."""
         return f"{self.what:<72} {self.found}"
 
 
@@ -53,6 +57,7 @@ class Setting:
         return self.device.type == "cuda"
 
     def bench(self, size: str, form: str = "dense", **options: Any) -> DeviceBench:
+        """A base of that size with experts of that form, in the precision that learning has here."""
         if self.small:
             size = "tiny llama" if size == "1 B" else "tiny"
         base = random_base(size, self.work, self.device)
@@ -92,7 +97,7 @@ def _grid(
 def _step_times(bench: DeviceBench, size: str, experts: int, add: Add, **how: bool) -> None:
     plain, models = bench.models(1), bench.models(1)
     merge = bench.merge(models, experts, **how)
-    kind = " ".join([bench.form, *(["by row"] if how.get("rows") else []), _feed_name(merge.feed)])
+    kind = " ".join([bench.form, *(["by row"] if how.get("rows") else []), _way(merge)])
     for batches in (8, 1):
         ratio, step, bare = in_turn(
             bench.device,
@@ -136,7 +141,7 @@ def _profile_step(
 ) -> None:
     models = bench.models(1)
     merge = bench.merge(models, 8, streamed=streamed)
-    what = f"step, {size}, {bench.form} {_feed_name(merge.feed)}, K=8, 1 micro-batch"
+    what = f"step, {size}, {bench.form} {_way(merge)}, K=8, 1 micro-batch"
     traced(setting, what, lambda: bench.step(models, merge, 1), add)
 
 
@@ -221,7 +226,7 @@ def _peak(
     peak = torch.cuda.max_memory_allocated() - before
     add(
         Figure(
-            f"peak, {size}, K={experts}, 8 micro-batches, {_feed_name(merge.feed)}",
+            f"peak, {size}, K={experts}, 8 micro-batches, {_way(merge)}",
             f"{peak / 1e6:.0f} MB, planned {plan.peak / 1e6:.0f} MB, "
             f"plan / measured {plan.peak / peak:.2f}",
             {"peak": peak, "reserved": torch.cuda.max_memory_reserved(), **_bytes(plan)},
@@ -233,6 +238,9 @@ def _bytes(plan: Any) -> dict[str, float]:
     return {k: v for k, v in plan.to_json().items() if isinstance(v, int)}
 
 
-def _feed_name(feed: Feed) -> str:
-    names = {MappedFeed: "mapped", StagedFeed: "streamed", ResidentFeed: "resident"}
-    return names[type(feed)]
+def _way(merge: Merge) -> str:
+    """How task vectors get to where they are computed with."""
+    if isinstance(merge, ResidentMerge):
+        return "resident"
+    assert isinstance(merge, StreamedMerge)
+    return "mapped" if isinstance(merge.feed, MappedFeed) else "streamed"

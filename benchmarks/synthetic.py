@@ -18,6 +18,7 @@ from merging.experts.examples import Examples, Split
 from merging.experts.expert import Expert, ExpertFiles
 from merging.experts.heads import Head
 from merging.kinds import ModelKind
+from merging.learning.merge import Merge
 from merging.learning.objectives import objective_loss
 from merging.learning.stream import StreamedMerge
 from merging.learning.taskmodels import TaskModels
@@ -125,7 +126,7 @@ class Bench:
         for parameter in models.merged.values():
             parameter.grad = None
 
-    def step(self, models: TaskModels, merge: StreamedMerge, tasks: int) -> None:
+    def step(self, models: TaskModels, merge: Merge, tasks: int) -> None:
         """One step of the merge: the same, with the coefficients updated."""
         merge.step += 1
         for task in range(tasks):

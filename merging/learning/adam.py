@@ -62,6 +62,11 @@ def adam_step(
     torch._foreach_addcdiv_(values, means, roots, value=-size)
 
 
+def clear(values: list[Tensor]) -> None:
+    """Makes each value zero in place."""
+    torch._foreach_zero_(values)
+
+
 def multiply(values: list[Tensor], factor: float) -> None:
     """Multiplies each value in place."""
     torch._foreach_mul_(values, factor)

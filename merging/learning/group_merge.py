@@ -15,16 +15,15 @@ from merging.experts.checkpoint import digest_directory
 from merging.experts.expert import Expert
 from merging.experts.heads import Head
 from merging.learning.calibration import CalibrationSet, calibration_sets
+from merging.learning.resident import open_merge
 from merging.learning.run import LearningRun, Progress, held_out_losses
 from merging.learning.state import StepRecord
-from merging.learning.stream import StreamedMerge
 from merging.learning.taskmodels import TaskModels
 from merging.learning.weights import TensorWeights
 from merging.models.coefficients import Coefficients
 from merging.settings import MergeSettings
 from merging.vectors.deltas import CombinedSource, Source
 from merging.vectors.expert_set import ExpertSet
-from merging.vectors.feed import feed_for
 from merging.vectors.mapped import TaskVectors, build_vectors
 from merging.vectors.preprocess import processed_sources
 
@@ -127,8 +126,7 @@ class GroupMerge:
         at_base = {task: float(loss.mean()) for task, loss in losses.items()}
         vectors = self._vectors(group, models.lookups)
         weights = self._weights(group, models.row_names)
-        feed = feed_for(vectors, self.device, self.room)
-        merge = StreamedMerge(models.merged, vectors, weights, models.lookups, feed)
+        merge = open_merge(models, vectors, weights, self.device, self.room)
         columns = tuple("+".join(unit.tasks) for unit in group)
         run = LearningRun(merge, columns, models, data, self.settings, at_base)
         run_key = _key(

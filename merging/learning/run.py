@@ -10,8 +10,8 @@ from torch import Tensor
 
 from merging.experts.heads import Head
 from merging.learning.calibration import CalibrationSet, batch_indices
+from merging.learning.merge import Merge
 from merging.learning.state import RunState, StepRecord
-from merging.learning.stream import StreamedMerge
 from merging.learning.taskmodels import TaskModels
 from merging.learning.weights import HeadWeights, TensorWeights
 from merging.models.coefficients import Coefficients
@@ -79,7 +79,7 @@ class LearningRun:
 
     def __init__(
         self,
-        merge: StreamedMerge,
+        merge: Merge,
         columns: tuple[str, ...],
         models: TaskModels,
         data: Mapping[str, tuple[CalibrationSet, CalibrationSet]],

@@ -4,8 +4,7 @@ For θm(j) = θp(j) + Σi c(i,j) τ(i,j) the chain rule gives ∂L/∂c(i,j) = �
 runs as soon as the gradient of one merged tensor is final. In a step's last backward it takes the
 inner products with that tensor's stack, updates the coefficients, writes the new merged tensor and
 frees the gradient, so that every task vector is read while it is warm and nothing waits in memory.
-Where all task vectors lie on an accelerator, the hook takes the inner products only: coefficients and
-tensors follow at the end of the step, all together, in far fewer calls.
+(An accelerator that has room for all task vectors does it in another order: see resident.py.)
 
 Of an embedding a step needs a few rows only. Their gradient is sparse, and rows are written when a
 forward pass asks for them.
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from merging.learning.merge import effective, is_shared, precise, write_sum
 from merging.learning.watch import Watch
 from merging.learning.weights import TensorWeights, update
 from merging.models.coefficients import Coefficients
@@ -41,9 +41,7 @@ class StreamedMerge:
         feed: How tiles get to the parameters' device; None where that is the CPU.
 
     Attributes:
-        watch: Where the caller, too, puts what has to be finite before anything is updated.
-        last_backward: Set before the step's last backward.
-        step: Number of the current step, from 1; set before its first backward.
+        watch, last_backward, step: See `Merge`.
     """
 
     def __init__(
@@ -60,12 +58,10 @@ class StreamedMerge:
         self.weights = weights
         self.last_backward = False
         self.step = 0
-        self.watch = Watch(at_once=not self.feed.asynchronous)
-        self._shared = len({id(w) for w in weights.values()}) < len(weights)
-        self._inner: dict[str, Tensor] = {}
-        # Where all task vectors are at hand, going through an embedding takes less time than asking
-        # which of its rows are needed.
-        self._lookups = {} if self.feed.at_hand else dict(lookups or {})
+        self.watch = Watch(at_once=all(p.device.type == "cpu" for p in parameters.values()))
+        self._shared = is_shared(weights)
+        self._inner: list[Tensor] = []
+        self._lookups = dict(lookups or {})
         for name, parameter in parameters.items():
             parameter.register_post_accumulate_grad_hook(partial(self._gradient_is_final, name))
             self._write(name, parameter)
@@ -75,29 +71,16 @@ class StreamedMerge:
                 embedding.register_forward_pre_hook(partial(self._write_rows, name))
 
     def finish_step(self, losses: Sequence[Tensor] = ()) -> list[float]:
-        """Updates what the hooks of the step's last backward could not.
-
-        Args:
-            losses: Of the step's micro-batches, scalars.
-
-        Returns:
-            The losses as numbers: this is where the processor waits for an accelerator.
-
-        Raises:
-            NonFinite: A loss or gradient is NaN or infinite.
-        """
+        """See `Merge`: updates what the hooks of the step's last backward could not."""
         self.last_backward = False
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:  # used by other tasks, but not by the last one
                 self._take_gradient(name, parameter)
         values = self.watch.look(losses)
-        inner, self._inner = self._inner, {}
-        if inner and self._shared:
-            total = torch.stack(list(inner.values())).sum(0)
+        if self._inner:
+            total = torch.stack(self._inner).sum(0)
             update([next(iter(self.weights.values()))], [total], self.step)
-        elif inner:
-            update([self.weights[n] for n in inner], list(inner.values()), self.step)
-        if inner:
+            self._inner.clear()
             self.rebuild()
         return values
 
@@ -108,9 +91,8 @@ class StreamedMerge:
                 self._write(name, parameter)
 
     def coefficients(self, tasks: tuple[str, ...]) -> Coefficients:
-        """The effective coefficients as they are now."""
-        values = {n: self.weights[n].coefficients().cpu() for n in self.parameters}
-        return Coefficients(tasks, values)
+        """See `Merge`."""
+        return effective(self.weights, tasks)
 
     def _gradient_is_final(self, name: str, parameter: Tensor) -> None:
         if self.last_backward:
@@ -120,8 +102,7 @@ class StreamedMerge:
     def _take_gradient(self, name: str, parameter: Tensor) -> None:
         gradient, parameter.grad = parameter.grad, None
         assert gradient is not None
-        if gradient.dtype.itemsize < torch.float32.itemsize:
-            gradient = gradient.float()  # sums of millions of products need the digits
+        gradient = precise(gradient)
         weights = self.weights[name]
         if gradient.is_sparse:
             inner = self._sparse_inner(name, gradient.coalesce())
@@ -130,8 +111,8 @@ class StreamedMerge:
             self._lookups.pop(name, None)
             inner = self._inner_products(name, gradient, rows=weights.by_row)
         self.watch.add(name, f"finite gradients in step {self.step}", inner)
-        if self._shared or self.feed.at_hand:
-            self._inner[name] = inner.contiguous()  # alike, so that one call updates all of them
+        if self._shared:
+            self._inner.append(inner)
             return
         update([weights], [inner], self.step)
         if name not in self._lookups:
@@ -140,7 +121,7 @@ class StreamedMerge:
     def _inner_products(self, name: str, gradient: Tensor, *, rows: bool) -> Tensor:
         """⟨gradient, τi⟩, [experts] or [experts, rows]."""
         parts = []
-        for tile in self.feed.tiles(name):
+        for tile in self.vectors.tiles(name):
             _, stack = self.feed.tile(name, tile)
             parts.append(stack.inner(gradient[tile], rows=rows))
             self._let_go(name, tile)
@@ -160,14 +141,10 @@ class StreamedMerge:
     @torch.no_grad()
     def _write(self, name: str, parameter: Tensor) -> None:
         coefficients = self.weights[name].coefficients()
-        for tile in self.feed.tiles(name):
+        for tile in self.vectors.tiles(name):
             base, stack = self.feed.tile(name, tile)
-            part = parameter[tile]
-            narrow = part.dtype.itemsize < base.dtype.itemsize
-            merged = base.clone() if narrow else part.copy_(base)
-            stack.add(merged, coefficients[:, tile] if coefficients.ndim == 2 else coefficients)
-            if narrow:
-                part.copy_(merged)  # rounded once, and not with every expert
+            some = coefficients[:, tile] if coefficients.ndim == 2 else coefficients
+            write_sum(parameter[tile], base, stack, some)
             self._let_go(name, tile)
         self.vectors.release(name)
 

@@ -1,13 +1,14 @@
 """Task vectors where they are computed with, tile by tile.
 
 On the CPU a tile is a view of the mapped file. An accelerator whose memory holds all of them gets them
-once (`ResidentFeed`). For one that does not the next tile is copied, through one of two pinned buffers
-and on a stream of its own, while the present one is being used; what comes next is known from the step
+once (`send_all`). For one that does not the next tile is copied, through one of two pinned buffers and
+on a stream of its own, while the present one is being used; what comes next is known from the step
 before, since a backward pass asks in the same order every time.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,20 +19,7 @@ from merging.vectors.stacks import Stack
 
 
 class Feed(Protocol):
-    """Base and task vectors of tiles and rows.
-
-    Attributes:
-        asynchronous: Whether what computes with them runs apart from the processor, so that a look at
-            a number waits for it.
-        at_hand: Whether a tile can be asked for again at no cost.
-    """
-
-    asynchronous: bool
-    at_hand: bool
-
-    def tiles(self, name: str) -> list[slice]:
-        """Ranges of rows in which a tensor is asked for; all rows in one where that is possible."""
-        ...
+    """Base and task vectors of tiles and rows."""
 
     def tile(self, name: str, tile: slice) -> tuple[Tensor, Stack]:
         """Base and stack of a range of rows."""
@@ -42,25 +30,30 @@ class Feed(Protocol):
         ...
 
 
-def feed_for(vectors: TaskVectors, device: torch.device, room: int = 0) -> Feed:
-    """How a device gets its tiles; `room` is what is left for them in its memory, in bytes."""
-    if device.type == "cpu":
-        return MappedFeed(vectors)
-    return (ResidentFeed if vectors.nbytes <= room else StagedFeed)(vectors, device)
+def feed_for(vectors: TaskVectors, device: torch.device) -> Feed:
+    """How a device gets its tiles."""
+    return MappedFeed(vectors) if device.type == "cpu" else StagedFeed(vectors, device)
 
 
+def send_all(vectors: TaskVectors, name: str, device: torch.device) -> tuple[Tensor, Stack]:
+    """Base and stack of a tensor on a device, to stay there."""
+    sent: dict[int, Tensor] = {}  # by address, since IA³ adapters hold the base as well
+
+    def send(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in sent:
+            sent[tensor.data_ptr()] = tensor.to(device)
+        return sent[tensor.data_ptr()]
+
+    found = send(vectors.base(name)), vectors.stack(name).map(send)
+    vectors.release(name)
+    return found
+
+
+@dataclass(frozen=True)
 class MappedFeed:
     """Views of the mapped file."""
 
-    asynchronous = False
-    at_hand = False
-
-    def __init__(self, vectors: TaskVectors) -> None:
-        self.vectors = vectors
-
-    def tiles(self, name: str) -> list[slice]:
-        """See `Feed`."""
-        return self.vectors.tiles(name)
+    vectors: TaskVectors
 
     def tile(self, name: str, tile: slice) -> tuple[Tensor, Stack]:
         """See `Feed`."""
@@ -71,54 +64,8 @@ class MappedFeed:
         return self.vectors.rows(name, rows)
 
 
-class ResidentFeed:
-    """Everything on a device, from when it is first asked for."""
-
-    asynchronous = True
-    at_hand = True
-
-    def __init__(self, vectors: TaskVectors, device: torch.device) -> None:
-        self.vectors = vectors
-        self.device = device
-        self._there: dict[str, tuple[Tensor, Stack]] = {}
-
-    def tiles(self, name: str) -> list[slice]:
-        """See `Feed`; always all rows."""
-        assert name in self.vectors.names
-        return [slice(None)]
-
-    def tile(self, name: str, tile: slice) -> tuple[Tensor, Stack]:
-        """See `Feed`."""
-        assert tile == slice(None)
-        if name not in self._there:
-            self._there[name] = self._sent(name)
-        return self._there[name]
-
-    def rows(self, name: str, rows: Tensor) -> tuple[Tensor, Stack]:
-        """See `Feed`."""
-        base, stack = self.tile(name, slice(None))
-        rows = rows.to(self.device)
-        return base[rows], stack.take(rows)
-
-    def _sent(self, name: str) -> tuple[Tensor, Stack]:
-        sent: dict[int, Tensor] = {}  # by address, since IA³ adapters hold the base as well
-
-        def send(tensor: Tensor) -> Tensor:
-            if tensor.data_ptr() not in sent:
-                sent[tensor.data_ptr()] = tensor.to(self.device)
-            return sent[tensor.data_ptr()]
-
-        base, stack = _part(self.vectors, name, slice(None))
-        found = send(base), stack.map(send)
-        self.vectors.release(name)
-        return found
-
-
 class StagedFeed:
     """Copies on a device, one tile ahead of the computation."""
-
-    asynchronous = True
-    at_hand = False
 
     def __init__(self, vectors: TaskVectors, device: torch.device) -> None:
         self.vectors = vectors
@@ -127,10 +74,6 @@ class StagedFeed:
         self._next: dict[tuple[str, int], tuple[str, slice]] = {}
         self._last: tuple[str, int] | None = None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    def tiles(self, name: str) -> list[slice]:
-        """See `Feed`."""
-        return self.vectors.tiles(name)
 
     def tile(self, name: str, tile: slice) -> tuple[Tensor, Stack]:
         """See `Feed`; valid until the next but one is asked for."""

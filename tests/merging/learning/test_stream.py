@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +16,11 @@ from transformers import BertConfig
 from merging.errors import NonFinite
 from merging.experts.checkpoint import Checkpoint
 from merging.learning.adam import BETAS
+from merging.learning.merge import Merge
+from merging.learning.resident import ResidentMerge
 from merging.learning.stream import StreamedMerge
 from merging.learning.weights import TensorWeights
-from merging.vectors.feed import Feed, MappedFeed, ResidentFeed, StagedFeed
+from merging.vectors.feed import StagedFeed
 from merging.vectors.mapped import TaskVectors, build_vectors
 
 
@@ -77,7 +79,20 @@ CASES: list[tuple[type[nn.Module], Callable[[], Tensor]]] = [
 
 
 CPU = torch.device("cpu")
-FEEDS = [MappedFeed, partial(StagedFeed, device=CPU), partial(ResidentFeed, device=CPU)]
+Opened = Callable[..., Merge]
+
+
+def streamed(parameters: Any, vectors: TaskVectors, weights: Any, lookups: Any) -> Merge:
+    return StreamedMerge(parameters, vectors, weights, lookups)
+
+
+def staged(parameters: Any, vectors: TaskVectors, weights: Any, lookups: Any) -> Merge:
+    return StreamedMerge(parameters, vectors, weights, lookups, StagedFeed(vectors, CPU))
+
+
+def resident(parameters: Any, vectors: TaskVectors, weights: Any, lookups: Any) -> Merge:
+    assert lookups is not None  # they are tensors like any other
+    return ResidentMerge(parameters, vectors, weights, CPU)
 
 
 def learned_gradient(weights: TensorWeights) -> Tensor:
@@ -87,14 +102,14 @@ def learned_gradient(weights: TensorWeights) -> Tensor:
     return adam.mean / (1 - BETAS[0])
 
 
-@pytest.mark.parametrize("feed", FEEDS)
+@pytest.mark.parametrize("opened", [streamed, staged, resident])
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize(("module", "sample"), CASES)
 def test_streamed_gradient_equals_autograd(
     module: type[nn.Module],
     sample: Callable[[], Tensor],
     rows: bool,
-    feed: Callable[[TaskVectors], Feed],
+    opened: Opened,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -123,7 +138,7 @@ def test_streamed_gradient_equals_autograd(
         merged[name] = tensor.double() + (c * deltas[name].double()).sum(0)
     sum(functional_call(model, merged, (b,)).square().mean() for b in batches).backward()
 
-    merge = StreamedMerge(dict(model.named_parameters()), vectors, weights, lookups, feed(vectors))
+    merge = opened(dict(model.named_parameters()), vectors, weights, lookups)
     merge.step = 1
     for number, batch in enumerate(batches):
         merge.last_backward = number == len(batches) - 1
