@@ -18,12 +18,13 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.device_bench import Cut, DeviceBench, emptied, seconds
 from benchmarks.device_steps import Add, Figure, Setting, traced
 from benchmarks.synthetic import CLASSES, KIND
-from merging.experts.expert import Expert, open_expert
+from merging.experts.expert import open_expert
 from merging.learning.learn import Learned, learn_coefficients
 from merging.learning.run import LearningRun
 from merging.learning.state import StepRecord
 from merging.safefile import save_tensors
 from merging.settings import MergeSettings, Storage
+from merging.vectors.expert_set import ExpertSet
 
 CPU = torch.device("cpu")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -109,14 +110,12 @@ def _distance(found: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> f
 
 def learning(setting: Setting, add: Add) -> None:
     """`learn_coefficients` from folders: against the CPU's, killed and resumed, and one step of it."""
-    base, experts = learners(setting)
+    experts = learners(setting)
     settings = MergeSettings(steps=20, evaluate_every=5, calibration_size=200)
 
     def learn(name: str, device: torch.device, **progress: object) -> Learned:
         work = setting.work / f"run-{name}"
-        return learn_coefficients(
-            base, experts, KIND, settings, work=work, device=device, **progress
-        )
+        return learn_coefficients(experts, settings, work=work, device=device, **progress)
 
     found: dict[str, Learned] = {}
     times = {}
@@ -168,7 +167,7 @@ def _values(learned: Learned) -> dict[str, Tensor]:
     return {name: value.double() for name, value in learned.coefficients.values.items()}
 
 
-def learners(setting: Setting) -> tuple[Path, list[Expert]]:
+def learners(setting: Setting) -> ExpertSet:
     """A base with tokenizer and four experts with examples, as folders."""
     bench = setting.bench("22 M")
     base = setting.work / "learning-base"
@@ -183,7 +182,7 @@ def learners(setting: Setting) -> tuple[Path, list[Expert]]:
             directory.mkdir()
             write_expert(bench, number, directory)
         experts.append(open_expert(f"t{number}", directory, KIND))
-    return base, experts
+    return ExpertSet.open(base, experts, KIND)
 
 
 def write_expert(bench: DeviceBench, number: int, directory: Path) -> None:

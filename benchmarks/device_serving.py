@@ -21,7 +21,7 @@ from merging.models.coefficients import Coefficients
 from merging.models.evaluate import LoadedModel
 from merging.models.materialise import materialise
 from merging.serving import MANIFEST, MergedModel
-from merging.vectors.deltas import mergeable_names
+from merging.vectors.backbone import Backbone
 from merging.vectors.feed import feed_for, send_all
 
 STEPS = 30  # of each of two processes
@@ -78,16 +78,10 @@ def copies(setting: Setting, add: Add) -> None:
 
 def serving(setting: Setting, add: Add) -> None:
     """Examples a second of evaluation and serving, copies held, and materialising."""
-    base, experts = learners(setting)
-    names = mergeable_names(base, experts, KIND)
-    coefficients = Coefficients.constant([e.task for e in experts], names, 0.3)
+    experts = learners(setting)
+    coefficients = Coefficients.constant(experts.tasks, experts.names, 0.3)
     out = setting.work / "merged"
-    took = seconds(
-        setting.device,
-        lambda: materialise(
-            base, experts, KIND, coefficients, {e.task: e.head for e in experts}, out
-        ),
-    )
+    took = seconds(setting.device, lambda: materialise(experts, coefficients, experts.heads, out))
     add(Figure("materialise, 22 M, 4 experts (always on the CPU)", f"{took:.2f} s", {"s": took}))
     files = {
         path.relative_to(out).as_posix(): digest_file(path)
@@ -95,12 +89,13 @@ def serving(setting: Setting, add: Add) -> None:
         if path.is_file()
     }
     (out / MANIFEST).write_text(json.dumps({"kind": KIND, "files": files}))
-    texts = list(experts[0].split.gate.inputs) * (1 if setting.small else 10)
+    texts = list(experts.experts[0].split.gate.inputs) * (1 if setting.small else 10)
     cpu = torch.device("cpu")
+    backbone = Backbone.open(out / "model", KIND)
     for where in dict.fromkeys([setting.device, cpu]):
         some = texts if where.type == "cuda" else texts[:200]
         with emptied(setting.device):
-            loaded = LoadedModel(out / "model", experts[0].head, KIND, where)
+            loaded = LoadedModel(backbone, experts.heads["t0"], KIND, where)
             loaded.answer(some[:64])
             rate = len(some) / seconds(setting.device, lambda m=loaded, s=some: m.answer(s))
             encode = len(some) / seconds(cpu, lambda m=loaded, s=some: m.encoder.encode(s))

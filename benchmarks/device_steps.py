@@ -18,6 +18,7 @@ from merging.learning.plan import Memory, make_plan
 from merging.learning.resident import ResidentMerge
 from merging.learning.stream import StreamedMerge
 from merging.settings import MergeSettings
+from merging.vectors.expert_set import ExpertSet
 from merging.vectors.feed import MappedFeed
 
 
@@ -210,13 +211,15 @@ def peaks(setting: Setting, add: Add) -> None:
 def _peak(
     setting: Setting, bench: DeviceBench, size: str, experts: int, streamed: bool, add: Add
 ) -> None:
-    made = [bench.expert(i, bench.directory) for i in range(experts)]
+    made = ExpertSet(
+        bench.base, tuple(bench.expert(i, bench.directory) for i in range(experts)), KIND
+    )
     settings = MergeSettings(batch_size=BATCH)
     memory = Memory.of(setting.device)
-    plan = make_plan(bench.directory, made, KIND, settings, memory, tokens=TOKENS)
+    plan = make_plan(made, settings, memory, tokens=TOKENS)
     if streamed:  # with a byte too little for all of them
         memory = Memory(memory.host, plan.peak - 1)
-        plan = make_plan(bench.directory, made, KIND, settings, memory, tokens=TOKENS)
+        plan = make_plan(made, settings, memory, tokens=TOKENS)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     models = bench.models(1)

@@ -39,7 +39,9 @@ MANIFEST = "manifest.json"
 LONGEST_TEXT = 512  # Tokens of a text, where neither tokenizer nor configuration has a limit.
 NEW_TOKENS = 64  # Most tokens of a generated answer.
 BATCH = 32  # Inputs in one forward pass.
-ACCELERATOR_BATCH = 256  # The same of a classifier on an accelerator, which small ones keep waiting.
+ACCELERATOR_BATCH = (
+    256  # The same of a classifier on an accelerator, which small ones keep waiting.
+)
 # The auto classes of each kind of model. A generator has a second one, for an encoder with a decoder.
 # Whatever else differs by kind follows from them: what reads the inputs, and whether text is written.
 AUTO_CLASSES: dict[str, tuple[Any, ...]] = {

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from merging.experts.expert import Expert
 from merging.experts.heads import Head
 from merging.kinds import ModelKind
 from merging.models.evaluate import evaluate
-from merging.serving import TaskError, _load_pyfunc
+from merging.serving import MergedModel, TaskError, _load_pyfunc, _move_together
 from merging.vectors.backbone import Backbone
 from merging.vectors.expert_set import ExpertSet
 
@@ -57,6 +58,31 @@ def test_the_file_that_travels_with_a_model_needs_nothing_of_this_project() -> N
     imported = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     assert {name.split(".")[0] for name in imported}.isdisjoint({"merging", "infra", ""})
+
+
+def test_one_backbone_is_in_memory_for_all_tasks(served: Path) -> None:
+    model = MergedModel(served, torch.device("cpu"))
+    backbones = [task_model.bert.state_dict() for task_model in model.models.values()]
+    for name, tensor in backbones[0].items():
+        assert {backbone[name].data_ptr() for backbone in backbones} == {tensor.data_ptr()}
+
+
+def test_what_models_share_is_moved_once() -> None:
+    shared = torch.nn.Linear(2, 3)
+    models = [torch.nn.Sequential(shared, torch.nn.Linear(3, n)) for n in (4, 5)]
+    models[1][0] = torch.nn.Linear(2, 3)
+    models[1][0].weight = torch.nn.Parameter(shared.weight.detach())  # the same memory
+    moved: list[torch.Tensor] = []
+    to = torch.Tensor.to
+
+    def noted(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        moved.append(tensor)
+        return to(tensor, device, copy=True)
+
+    with patch.object(torch.Tensor, "to", noted):
+        _move_together(models, torch.device("cpu"))
+    assert models[0][0].weight.data_ptr() == models[1][0].weight.data_ptr()
+    assert len(moved) == 7  # of eight parameters one is shared
 
 
 def test_a_table_of_several_tasks_is_answered_in_order(served: Path) -> None:

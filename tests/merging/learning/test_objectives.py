@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from merging.learning.objectives import UNLABELLED, SoftLabels, objective_loss
+from merging.settings import Objective
 
 LOGITS = torch.tensor([[0.2, -1.0, 0.7], [1.5, 0.1, -0.3]])
 TARGETS = torch.tensor([2, 0])
@@ -46,3 +47,16 @@ def test_the_likeliest_tokens_and_the_rest_together_are_a_distribution():
     soft = SoftLabels.of(EXPERT, likeliest=2)
     assert soft.logs.shape == (2, 3)
     assert soft.logs.exp().sum(1).tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("objective", ["labels", "both"])
+def test_a_batch_without_labels_adds_nothing_for_them(objective: Objective) -> None:
+    logits = LOGITS.clone().requires_grad_()
+    targets = torch.full_like(TARGETS, UNLABELLED)
+    soft = SoftLabels.of(EXPERT)
+    loss = objective_loss(objective, logits, targets, soft)
+    expected = objective_loss("experts", LOGITS, targets, soft) if objective == "both" else 0
+    assert float(loss.detach()) == pytest.approx(float(expected))
+    loss.backward()
+    assert logits.grad is not None
+    assert bool(torch.isfinite(logits.grad).all())

@@ -40,11 +40,27 @@ def test_the_plan_says_what_is_where(text_set: ExpertSet) -> None:
     assert set(streamed.residence.values()) == {"host", "file"}
     assert streamed.staging == 0
     assert streamed.to_json()["peak_bytes"] == streamed.peak
-    settings = MergeSettings(resident=True)
-    there = make_plan(text_set, settings, Memory(1 << 40, 1 << 40))
-    assert there.residence["parameters"] == "accelerator"
-    assert there.residence["task vectors"] == "host"
-    assert there.tile < there.staging
+    assert streamed.room == 0
+
+
+def test_an_accelerator_holds_all_task_vectors_where_they_fit(text_set: ExpertSet) -> None:
+    there = make_plan(text_set, MergeSettings(), Memory(1 << 40, 1 << 40))
+    assert set(there.residence.values()) == {"accelerator"}
+    assert (there.staging, there.room > there.tile) == (0, True)
+    small = Memory(1 << 40, there.peak - 1)
+    streamed = make_plan(text_set, MergeSettings(), small)
+    assert streamed.residence["parameters"] == "accelerator"
+    assert streamed.residence["task vectors"] == "file"
+    assert streamed.room < there.tile
+    on_host = make_plan(text_set, MergeSettings(resident=True), small)
+    assert on_host.residence["task vectors"] == "host"
+    assert on_host.tile < on_host.staging
+    thrifty = make_plan(
+        text_set, MergeSettings(memory_budget=there.peak - 1), Memory(1 << 40, 1 << 40)
+    )
+    assert thrifty.residence["task vectors"] == "file"
+    with pytest.raises(NotEnoughMemory, match="memory of the host"):
+        make_plan(text_set, MergeSettings(resident=True), Memory(1000, there.peak - 1))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +69,6 @@ def test_the_plan_says_what_is_where(text_set: ExpertSet) -> None:
         (MergeSettings(memory_budget=1000), HOST, "memory budget"),
         (MergeSettings(), Memory(1000), "memory of the host"),
         (MergeSettings(), Memory(1 << 40, 1000), "memory of the accelerator"),
-        (MergeSettings(resident=True), Memory(1000, 1 << 40), "memory of the host"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_numbers(
