@@ -1,6 +1,6 @@
 """The learning engine on whatever accelerator there is: is it right, how fast, what does it hold.
 
-    python -m benchmarks.device --out device           # all parts; about six minutes on an H100
+    python -m benchmarks.device --out device           # all parts; about six minutes on an H200
     python -m benchmarks.device --small                # tiny models, to try the command itself
     python -m benchmarks.device --parts steps profile  # some parts only
 

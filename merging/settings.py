@@ -46,7 +46,8 @@ class MergeSettings(BaseModel):
         warm_start: Learn again from the deployed coefficients instead of `initial`.
         seed: Fixes which examples are taken and their order.
         storage: How task vectors are kept in the work folder; int8 has a scale per row.
-        resident: Keep all task vectors in memory; else they pass through it tile by tile.
+        resident: Keep all task vectors in host memory; else they pass through it tile by tile. An
+            accelerator with room for all of them holds them itself, either way.
         memory_budget: Bytes that the plan must stay below; without it what the machine has.
     """
 
