@@ -34,7 +34,7 @@ class InvalidInput(Discrepancy):
 
 
 class NonFinite(Discrepancy):
-    """A loss or gradient became NaN or infinite; nothing was updated with it."""
+    """A loss or gradient became NaN or infinite; nothing of its step is kept."""
 
 
 class NotEnoughMemory(Discrepancy):

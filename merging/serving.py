@@ -39,9 +39,7 @@ MANIFEST = "manifest.json"
 LONGEST_TEXT = 512  # Tokens of a text, where neither tokenizer nor configuration has a limit.
 NEW_TOKENS = 64  # Most tokens of a generated answer.
 BATCH = 32  # Inputs in one forward pass.
-ACCELERATOR_BATCH = (
-    256  # The same of a classifier on an accelerator, which small ones keep waiting.
-)
+ACCELERATOR_BATCH = 256  # Short texts in one pass of a classifier on an accelerator, at most.
 # The auto classes of each kind of model. A generator has a second one, for an encoder with a decoder.
 # Whatever else differs by kind follows from them: what reads the inputs, and whether text is written.
 AUTO_CLASSES: dict[str, tuple[Any, ...]] = {
@@ -172,11 +170,20 @@ class Encoder:
     def batches(
         self, rows: Sequence[dict[str, Any]], size: int = BATCH
     ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Indices and batch, rows of like length together so that little is padded."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].get("input_ids", ())))
-        for start in range(0, len(order), size):
-            indices = order[start : start + size]
-            yield indices, self.collate([rows[i] for i in indices])
+        """Indices and batch, rows of like length together so that little is padded.
+
+        More than BATCH come together only as long as BATCH of the longest texts have more tokens.
+        """
+        lengths = [len(row.get("input_ids", ())) for row in rows]
+        order = sorted(range(len(rows)), key=lengths.__getitem__)
+        most = BATCH * LONGEST_TEXT
+        start = 0
+        while start < len(order):
+            stop = min(start + size, len(order))
+            while stop - start > BATCH and (stop - start) * lengths[order[stop - 1]] > most:
+                stop -= 1
+            yield order[start:stop], self.collate([rows[i] for i in order[start:stop]])
+            start = stop
 
     def encoded_batches(
         self, inputs: Sequence[Any], size: int = BATCH
@@ -185,8 +192,8 @@ class Encoder:
         if not self.reads_images:
             yield from self.batches(self.encode(inputs), size)
             return
-        for start in range(0, len(inputs), size):
-            some = inputs[start : start + size]
+        for start in range(0, len(inputs), BATCH):
+            some = inputs[start : start + BATCH]
             yield list(range(start, start + len(some))), self.collate(self.encode(some))
 
 

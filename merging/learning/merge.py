@@ -13,6 +13,8 @@ from merging.learning.weights import TensorWeights
 from merging.models.coefficients import Coefficients
 from merging.vectors.stacks import Stack
 
+Parameters = Mapping[str, nn.Parameter]  # by canonical name
+
 
 class Merge(Protocol):
     """Merged parameters that follow their coefficients.
@@ -75,6 +77,3 @@ def write_sum(part: Tensor, base: Tensor, stack: Stack, coefficients: Tensor) ->
 def is_shared(weights: Mapping[str, TensorWeights]) -> bool:
     """Whether one object is the weights of all tensors."""
     return len({id(w) for w in weights.values()}) < len(weights)
-
-
-Parameters = Mapping[str, nn.Parameter]

@@ -67,6 +67,16 @@ def test_one_backbone_is_in_memory_for_all_tasks(served: Path) -> None:
         assert {backbone[name].data_ptr() for backbone in backbones} == {tensor.data_ptr()}
 
 
+def test_only_short_texts_come_together_in_large_batches(served: Path) -> None:
+    encoder = MergedModel(served, torch.device("cpu")).encoder
+    lengths = [1] * 300 + [100] * 200 + [600] * 50
+    rows = [{"input_ids": [5] * n, "attention_mask": [1] * n} for n in lengths]
+    batches = list(encoder.batches(rows, 256))
+    assert [index for indices, _ in batches for index in indices] == list(range(550))
+    assert [len(indices) for indices, _ in batches] == [256, 163, 81, 32, 18]
+    assert all(len(indices) <= 32 for indices, _ in encoder.batches(rows))
+
+
 def test_what_models_share_is_moved_once() -> None:
     shared = torch.nn.Linear(2, 3)
     models = [torch.nn.Sequential(shared, torch.nn.Linear(3, n)) for n in (4, 5)]
