@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from merging.learning.weights import TensorWeights
+from merging.learning.weights import TensorWeights, update
 from merging.settings import MergeSettings
 
 
@@ -12,7 +12,7 @@ from merging.settings import MergeSettings
 def test_only_without_tanh_may_a_coefficient_pass_one(tanh: bool, passes: bool) -> None:
     weights = TensorWeights(torch.tensor([0.9]), tanh=tanh, learning_rate=0.1)
     for step in range(1, 11):
-        weights.update(torch.tensor([-1.0]), step)
+        update([weights], [torch.tensor([-1.0])], step)
     assert float(weights.coefficients()) > 0.9
     assert (float(weights.coefficients()) > 1) == passes
 
