@@ -13,8 +13,8 @@ from merging.gate.report import Metric
 from merging.gate.statistics import Floats
 from merging.models.outcomes import Outcomes
 
-REPLICATES = 5_000  # draws of the bootstrap: a bound at 95 % rests on the 250 most extreme
-_CHUNK = 250  # replicates that are held at once: with 3,000 examples they take 6 MB
+REPLICATES = 5_000  # Draws of the bootstrap: a bound at 95 % rests on the 250 most extreme.
+_CHUNK = 250  # Replicates that are held at once: with 3,000 examples they take 6 MB.
 
 
 def score(metric: Metric, outcomes: Outcomes) -> float:

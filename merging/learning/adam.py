@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-BETAS = (0.9, 0.99)  # short memories, since a run has tens of steps
+BETAS = (0.9, 0.99)  # The memories are short, since a run has tens of steps.
 EPSILON = 1e-8
 
 
@@ -45,11 +45,11 @@ def adam_step(
     """Changes `values` in place.
 
     Args:
-        states: One of each value.
+        states: The state of each value.
         values: What is learned, of any shapes.
         gradients: In the values' shapes.
-        number: Of this step, from 1.
-        learning_rate: Of all of them.
+        number: The number of this step, from 1.
+        learning_rate: The rate of all of them.
     """
     means, squares = [s.mean for s in states], [s.square for s in states]
     torch._foreach_lerp_(means, gradients, 1 - BETAS[0])

@@ -22,16 +22,16 @@ from merging.learning.objectives import UNLABELLED
 from merging.safefile import Spec, load_tensors, write_tensors
 from merging.serving import Encoder
 
-Row = dict[str, Any]  # encoded inputs and "labels", one per place
+Encoded = dict[str, Any]  # The inputs of one example and its "labels", one per place.
 
 
 def encode_examples(
     encoder: Encoder, examples: Examples, *, seq2seq: bool, images: Path | None = None
-) -> list[Row]:
-    """Rows with inputs and labels, not padded; a generator's examples all have targets.
+) -> list[Encoded]:
+    """Inputs and labels of each example, not padded; a generator's examples all have targets.
 
     Args:
-        encoder: Of the base.
+        encoder: The base's encoder.
         examples: What is encoded.
         seq2seq: Whether a generator reads the input and writes the target with two parts.
         images: Folder to keep encoded images in; without it they are kept in memory.
@@ -40,32 +40,32 @@ def encode_examples(
         InvalidInput: The base's image processor gives images of different sizes.
     """
     if images is not None and examples.kind.reads_images:
-        rows = _mapped_images(encoder, examples, images)
+        inputs = _mapped_images(encoder, examples, images)
     else:
-        rows = encoder.encode(examples.inputs)
+        inputs = encoder.encode(examples.inputs)
     if examples.kind.has_head:
         return [
-            {**row, "labels": [UNLABELLED if target is None else target]}
-            for row, target in zip(rows, examples.targets, strict=True)
+            {**one, "labels": [UNLABELLED if target is None else target]}
+            for one, target in zip(inputs, examples.targets, strict=True)
         ]
     tokenizer = encoder.processor
     ends = tokenizer.eos_token_id
-    found = []
-    for row, target in zip(rows, examples.targets, strict=True):
+    encoded = []
+    for one, target in zip(inputs, examples.targets, strict=True):
         tokens = tokenizer(target, add_special_tokens=False)["input_ids"][: encoder.new_tokens - 1]
         tokens = [*tokens, ends] if ends is not None else tokens
-        row = dict(row)
+        example = dict(one)
         if seq2seq:
-            row["labels"] = tokens
+            example["labels"] = tokens
         else:
-            row["labels"] = [UNLABELLED] * len(row["input_ids"]) + tokens
-            row["input_ids"] = [*row["input_ids"], *tokens]
-            row["attention_mask"] = [1] * len(row["input_ids"])
-        found.append(row)
-    return found
+            example["labels"] = [UNLABELLED] * len(one["input_ids"]) + tokens
+            example["input_ids"] = [*one["input_ids"], *tokens]
+            example["attention_mask"] = [1] * len(example["input_ids"])
+        encoded.append(example)
+    return encoded
 
 
-def _mapped_images(encoder: Encoder, examples: Examples, folder: Path) -> list[Row]:
+def _mapped_images(encoder: Encoder, examples: Examples, folder: Path) -> list[Encoded]:
     """Pixel values, encoded once into a file and mapped: of many tasks they may not fit in memory."""
     content = f"{encoder.processor.to_json_string()}{examples.digest}"
     path = folder / f"{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
@@ -90,13 +90,15 @@ def _mapped_images(encoder: Encoder, examples: Examples, folder: Path) -> list[R
     return [{"pixel_values": tensors[key]} for key in examples.keys]
 
 
-def collate(encoder: Encoder, rows: Sequence[Row], device: torch.device) -> dict[str, Tensor]:
+def collate(
+    encoder: Encoder, encoded: Sequence[Encoded], device: torch.device
+) -> dict[str, Tensor]:
     """One padded batch with "labels", int64 [batch, places]."""
-    inputs = [{name: value for name, value in row.items() if name != "labels"} for row in rows]
+    inputs = [{name: value for name, value in one.items() if name != "labels"} for one in encoded]
     batch = encoder.collate(inputs, padding_side="right")
-    width = max(len(row["labels"]) for row in rows)
+    width = max(len(one["labels"]) for one in encoded)
     batch["labels"] = torch.tensor(
-        [row["labels"] + [UNLABELLED] * (width - len(row["labels"])) for row in rows]
+        [one["labels"] + [UNLABELLED] * (width - len(one["labels"])) for one in encoded]
     )
     return {name: send(tensor, device) for name, tensor in batch.items()}
 
@@ -108,11 +110,11 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def num_places(row: Row, kind: ModelKind) -> int:
+def num_places(example: Encoded, kind: ModelKind) -> int:
     """How many rows of logits an example gives."""
     if kind.has_head:
         return 1
-    return sum(label != UNLABELLED for label in row["labels"])
+    return sum(label != UNLABELLED for label in example["labels"])
 
 
 def answers(model: Any, batch: dict[str, Tensor], kind: ModelKind) -> tuple[Tensor, Tensor]:

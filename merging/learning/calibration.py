@@ -16,16 +16,16 @@ from merging.errors import InvalidInput
 from merging.experts.examples import Examples
 from merging.experts.expert import Expert
 from merging.kinds import ModelKind
-from merging.learning.batches import Row, answers, collate, encode_examples, num_places, send
+from merging.learning.batches import Encoded, answers, collate, encode_examples, num_places, send
 from merging.learning.objectives import NEEDS_EXPERT, NEEDS_LABELS, SoftLabels, objective_loss
 from merging.safefile import load_tensors, save_tensors
 from merging.serving import Encoder, assemble
 from merging.settings import MergeSettings
 from merging.vectors.expert_set import ExpertSet
 
-FEWEST_TO_HOLD_OUT = 10  # with fewer examples all of them are learned from
-LIKELIEST = 64  # tokens of a vocabulary whose probability by the expert is kept
-BATCH = 64  # examples in a pass without gradient
+FEWEST_TO_HOLD_OUT = 10  # With fewer examples all of them are learned from.
+LIKELIEST = 64  # Tokens whose probability by the expert is kept, at each place of a text.
+BATCH = 64  # Examples in a pass without gradient.
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,21 @@ class CalibrationSet:
     """One side (learned from, or held out) of one task's calibration examples.
 
     Attributes:
-        rows: Encoded inputs with labels, not padded.
-        soft: The expert's answers for all rows of the task, where the objective needs them, on the
+        encoded: The inputs of its examples with their labels, not padded.
+        soft: The expert's answers to all examples of the task, where the objective needs them, on the
             device of the models.
         places: First row of `soft` that belongs to each example, and how many, int64 [examples, 2].
     """
 
     kind: ModelKind
     encoder: Encoder
-    rows: Sequence[Row]
+    encoded: Sequence[Encoded]
     soft: SoftLabels | None
     places: Tensor
 
     def __len__(self) -> int:
         """Number of examples."""
-        return len(self.rows)
+        return len(self.encoded)
 
     def loss(self, model: Any, indices: Sequence[int], settings: MergeSettings) -> Tensor:
         """Mean loss of the examples at `indices`, a scalar with a graph."""
@@ -57,16 +57,16 @@ class CalibrationSet:
     def losses(self, model: Any, settings: MergeSettings) -> Tensor:
         """Loss of every example, fp64 [examples]."""
         losses = torch.empty(len(self), dtype=torch.float64)
-        for indices in _batches(self.rows):
+        for indices in _batches(self.encoded):
             logits, targets, soft = self._answers(model, indices)
-            found = []
+            apart = []
             first = 0
             for count in self.places[indices, 1].tolist():
                 own = slice(first, first + count)
                 answer = None if soft is None else soft.take(own)
-                found.append(objective_loss(settings.objective, logits[own], targets[own], answer))
+                apart.append(objective_loss(settings.objective, logits[own], targets[own], answer))
                 first += count
-            losses[indices] = torch.stack(found).double().cpu()
+            losses[indices] = torch.stack(apart).double().cpu()
         return losses
 
     def _answers(
@@ -74,7 +74,7 @@ class CalibrationSet:
     ) -> tuple[Tensor, Tensor, SoftLabels | None]:
         """Logits, targets and the expert's answers of some examples, one row per place."""
         device = next(model.parameters()).device
-        batch = collate(self.encoder, [self.rows[i] for i in indices], device)
+        batch = collate(self.encoder, [self.encoded[i] for i in indices], device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits, targets = answers(model, batch, self.kind)
         soft = None
@@ -107,11 +107,11 @@ def calibration_sets(
         )
     seq2seq = bool(expert.head.config.get("is_encoder_decoder"))
     encoder = Encoder(experts.base.directory, kind, expert.head.config)
-    rows = encode_examples(encoder, examples, seq2seq=seq2seq, images=work / "images")
+    encoded = encode_examples(encoder, examples, seq2seq=seq2seq, images=work / "images")
     soft = None
     if settings.objective in NEEDS_EXPERT:
-        soft = soft_labels(experts, expert, examples, encoder, rows, work, device).to(device)
-    counts = torch.tensor([num_places(row, kind) for row in rows])
+        soft = soft_labels(experts, expert, examples, encoder, encoded, work, device).to(device)
+    counts = torch.tensor([num_places(one, kind) for one in encoded])
     places = torch.stack([counts.cumsum(0) - counts, counts], 1)
     held = round(len(examples) * settings.holdout) if len(examples) >= FEWEST_TO_HOLD_OUT else 0
     # Another seed than the one that chose the sample, or the two would rank alike.
@@ -119,7 +119,7 @@ def calibration_sets(
     sides = []
     for wanted in (False, True):
         chosen = [i for i, key in enumerate(examples.keys) if (key in held_keys) == wanted]
-        side = CalibrationSet(kind, encoder, [rows[i] for i in chosen], soft, places[chosen])
+        side = CalibrationSet(kind, encoder, [encoded[i] for i in chosen], soft, places[chosen])
         sides.append(side)
     return sides[0], sides[1]
 
@@ -129,7 +129,7 @@ def soft_labels(
     expert: Expert,
     examples: Examples,
     encoder: Encoder,
-    rows: Sequence[Row],
+    encoded: Sequence[Encoded],
     work: Path,
     device: torch.device,
 ) -> SoftLabels:
@@ -139,30 +139,30 @@ def soft_labels(
     if not path.exists():
         tensors = {**experts.backbone(expert.task).tensors, **expert.head.tensors}
         model = assemble(expert.head.config, examples.kind, tensors).to(device)
-        soft = _answer(model, encoder, rows, examples.kind, device)
+        soft = _answer(model, encoder, encoded, examples.kind, device)
         save_tensors(path, {k: v for k, v in vars(soft).items() if v is not None})
     return SoftLabels(**load_tensors(path)[0])
 
 
 @torch.no_grad()
 def _answer(
-    model: Any, encoder: Encoder, rows: Sequence[Row], kind: ModelKind, device: torch.device
+    model: Any, encoder: Encoder, encoded: Sequence[Encoded], kind: ModelKind, device: torch.device
 ) -> SoftLabels:
-    kept: list[SoftLabels] = [SoftLabels(torch.empty(0))] * len(rows)
+    kept: list[SoftLabels] = [SoftLabels(torch.empty(0))] * len(encoded)
     likeliest = None if kind.has_head else LIKELIEST
-    for indices in _batches(rows):
-        batch = collate(encoder, [rows[i] for i in indices], device)
+    for indices in _batches(encoded):
+        batch = collate(encoder, [encoded[i] for i in indices], device)
         logits, _ = answers(model, batch, kind)
-        counts = [num_places(rows[i], kind) for i in indices]
+        counts = [num_places(encoded[i], kind) for i in indices]
         for i, part in zip(indices, logits.split(counts), strict=True):
             kept[i] = SoftLabels.of(part, likeliest)
     tokens = [k.tokens for k in kept if k.tokens is not None]
     return SoftLabels(torch.cat([k.logs for k in kept]), torch.cat(tokens) if tokens else None)
 
 
-def _batches(rows: Sequence[Row]) -> list[list[int]]:
+def _batches(encoded: Sequence[Encoded]) -> list[list[int]]:
     """Indices of examples of like length, at most BATCH together."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].get("input_ids", ())))
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].get("input_ids", ())))
     return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
 
 
@@ -176,7 +176,7 @@ def batch_indices(count: int, batch_size: int, step: int, task: str, seed: int) 
     return indices
 
 
-@functools.lru_cache(maxsize=64)  # one entry a task; each step asks for every place anew
+@functools.lru_cache(maxsize=64)  # A task has one entry; each step asks for every place anew.
 def _order(count: int, epoch: int, task: str, seed: int) -> list[int]:
     digest = hashlib.sha256(f"{seed}/{task}/{epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -68,7 +68,7 @@ class GroupMerge:
         room: int,
         progress: Progress | None,
     ) -> None:
-        self.set = experts
+        self.expert_set = experts
         self.base = experts.base
         self.base_digest = digest_directory(self.base.directory)
         self.experts = {expert.task: expert for expert in experts.experts}
@@ -88,7 +88,7 @@ class GroupMerge:
         """One expert."""
         values = {name: torch.ones(1) for name in self.names}
         digest = expert.fingerprint
-        if self.settings.preprocess != "none":  # then its vector depends on the others too
+        if self.settings.preprocess != "none":  # Then its vector depends on the others too.
             others = [other.fingerprint for other in self.experts.values()]
             digest = _key(digest, self.settings.preprocess, *others)
         return Unit((expert.task,), self.sources[expert.task], values, digest)
@@ -117,7 +117,7 @@ class GroupMerge:
         models = TaskModels(
             self.base,
             [heads[task] for task in tasks],
-            self.set.kind,
+            self.expert_set.kind,
             self.names,
             self.device,
             tune_heads=self.settings.tune_heads,
@@ -158,7 +158,7 @@ class GroupMerge:
     def _calibration(self, task: str) -> tuple[CalibrationSet, CalibrationSet]:
         if task not in self._data:
             self._data[task] = calibration_sets(
-                self.set, self.experts[task], self.settings, self.work, self.device
+                self.expert_set, self.experts[task], self.settings, self.work, self.device
             )
         return self._data[task]
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from merging.settings import Objective
 
-UNLABELLED = -100  # the target that cross_entropy leaves out
+UNLABELLED = -100  # The target that cross_entropy leaves out.
 NEEDS_LABELS: frozenset[Objective] = frozenset({"labels"})
 """Objectives that can learn nothing from an example without a label."""
 NEEDS_EXPERT: frozenset[Objective] = frozenset({"experts", "both"})

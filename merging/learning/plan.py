@@ -22,9 +22,9 @@ from merging.vectors.mapped import DTYPES, TILE_BYTES
 from merging.vectors.stacks import ACCELERATOR_TILE
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-LONGEST = 128  # tokens of the longest example, where the caller does not know better
-KEPT = 0.2  # of gradients and activations, that the allocator keeps beyond what is in use; measured
-MODULES = 24 << 20  # of the modules of a few tasks and of kernels' scratch memory; measured
+LONGEST = 128  # Tokens of the longest example, where the caller does not know better.
+KEPT = 0.2  # Share of gradients and activations that the allocator keeps in reserve; measured.
+MODULES = 24 << 20  # Bytes that a few tasks' modules and kernels' scratch memory take; measured.
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ def make_plan(
     width = DTYPES[settings.storage].itemsize
     heads = sum(t.nbytes for head in experts.heads.values() for t in head.tensors.values())
     model = 4 * sum(sizes.values()) + heads
-    looked = _lookups(shapes, base.config, kind)
-    gradient = 4 * sum(size for name, size in sizes.items() if name not in looked)
+    lookups = _lookups(shapes, base.config, kind)
+    gradient = 4 * sum(size for name, size in sizes.items() if name not in lookups)
     vectors = sum(sizes.values()) * width * largest
-    widest = max((size for name, size in sizes.items() if name not in looked), default=0)
+    widest = max((size for name, size in sizes.items() if name not in lookups), default=0)
     stack = widest * (4 + width * largest)
     if not settings.resident:
         stack = min(stack, TILE_BYTES)
@@ -144,18 +144,18 @@ def make_plan(
     overhead = _overhead(gradient, activations)
     peak = model + gradient + tile + activations + overhead
     computing = "host" if memory.accelerator is None else "accelerator"
-    for what, needed, found in (
+    for what, needed, available in (
         ("memory budget", peak, settings.memory_budget),
         (f"memory of the {computing}", peak, memory.accelerator or memory.host),
         ("memory of the host", staging, memory.host),
     ):
-        if found is not None and needed > found:
+        if available is not None and needed > available:
             raise NotEnoughMemory(
                 where=what,
                 expected=f"at least {needed:,} bytes (parameters {model:,}, gradients "
                 f"{gradient:,}, task vectors {tile:,}, activations {activations:,}, overhead "
                 f"{overhead:,}; staging {staging:,})",
-                found=f"{found:,}",
+                found=f"{available:,}",
                 remedy="Raise memory_budget, lower batch_size, turn resident off, or take a larger "
                 "machine.",
             )
@@ -204,9 +204,9 @@ def _lookups(
 
 
 def _activation_bytes(config: Mapping[str, Any], longest: int) -> int:
-    """Of one example: per token and layer about 8 hidden and 2 intermediate vectors in fp32.
+    """What one example keeps: per token and layer some 8 hidden and 2 intermediate vectors in fp32.
 
-    Counted for a pre- or post-norm transformer layer with fused attention: the inputs of its linear
+    This is counted for a pre- or post-norm transformer layer with fused attention: the inputs of its linear
     layers and norms, queries, keys, values, and the two sides of the activation function.
     """
     hidden = int(config.get("hidden_size") or config.get("d_model") or config.get("n_embd") or 0)
@@ -223,5 +223,5 @@ def _activation_bytes(config: Mapping[str, Any], longest: int) -> int:
 
 
 def _area(side: int | Sequence[int]) -> int:
-    """Of a square's side, or of a height and a width; configurations have either."""
+    """The area of an image; configurations give a square's side, or a height and a width."""
     return math.prod(side) if isinstance(side, Sequence) else side**2

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[StepRecord], None]
 
-SMALL = 0.01  # added to held-out losses, so that a loss of nearly zero does not decide by its noise
+SMALL = 0.01  # It is added to held-out losses, so that one of nearly zero does not decide by noise.
 
 
 def held_out_losses(
@@ -190,17 +190,17 @@ class LearningRun:
 
     def _snapshot(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values = self.merge.coefficients(self.columns).values
-        found = {f"coefficients/{name}": value.clone() for name, value in values.items()}
-        found |= {f"held-out/{task}": loss for task, loss in losses.items()}
+        state = {f"coefficients/{name}": value.clone() for name, value in values.items()}
+        state |= {f"held-out/{task}": loss for task, loss in losses.items()}
         for name, head in self.heads.items():
-            found[f"head/{name}"] = head.parameter.detach().cpu().clone()
-        return found
+            state[f"head/{name}"] = head.parameter.detach().cpu().clone()
+        return state
 
     def _learned(self) -> dict[str, TensorWeights | HeadWeights]:
-        found: dict[str, TensorWeights | HeadWeights] = {}
-        found.update({f"weights/{name}": w for name, w in self.merge.weights.items()})
-        found.update({f"heads/{name}": h for name, h in self.heads.items()})
-        return found
+        learned: dict[str, TensorWeights | HeadWeights] = {}
+        learned.update({f"weights/{name}": w for name, w in self.merge.weights.items()})
+        learned.update({f"heads/{name}": h for name, h in self.heads.items()})
+        return learned
 
     def _save(self, path: Path) -> None:
         tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from merging.safefile import load_tensors, save_tensors
 
-FORMAT = 2  # a run that another version of this file left is begun anew
+FORMAT = 2  # A run that was saved in another format begins anew.
 
 
 @dataclass(frozen=True)

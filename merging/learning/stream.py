@@ -26,7 +26,7 @@ from merging.models.coefficients import Coefficients
 from merging.vectors.feed import Feed, MappedFeed
 from merging.vectors.mapped import TaskVectors
 
-ROWS = 512  # of an embedding that are in memory at a time
+ROWS = 512  # Rows of an embedding that are in memory at a time.
 
 
 class StreamedMerge:
@@ -74,7 +74,7 @@ class StreamedMerge:
         """See `Merge`: updates what the hooks of the step's last backward could not."""
         self.last_backward = False
         for name, parameter in self.parameters.items():
-            if parameter.grad is not None:  # used by other tasks, but not by the last one
+            if parameter.grad is not None:  # Other tasks use it, but not the last one.
                 self._take_gradient(name, parameter)
         values = self.watch.look(losses)
         if self._inner:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from merging.learning.adam import Adam, adam_step, multiply
 
-LARGEST = 0.9999  # of a coefficient that is to be written as tanh(w)
+LARGEST = 0.9999  # The largest coefficient that is written as tanh(w).
 
 
 class TensorWeights:
@@ -70,10 +70,10 @@ class TensorWeights:
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
-        found = {"shared": self.shared, **self.adam.state("shared")}
+        state = {"shared": self.shared, **self.adam.state("shared")}
         if self.own is not None and self.row_adam is not None:
-            found |= {"own": self.own, **self.row_adam.state("own")}
-        return found
+            state |= {"own": self.own, **self.row_adam.state("own")}
+        return state
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes over what `state` gave."""
@@ -94,7 +94,7 @@ def update(weights: Sequence[TensorWeights], inner: Sequence[Tensor], step: int)
     """One Adam step of several tensors' weights, which have the same rates.
 
     Args:
-        weights: Of different tensors.
+        weights: The weights of different tensors.
         inner: ∂L/∂c = ⟨∂L/∂θm, τ⟩ of each, [experts], or [experts, rows] where `by_row` is set.
         step: Number of this step, from 1.
     """

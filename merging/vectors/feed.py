@@ -44,9 +44,9 @@ def send_all(vectors: TaskVectors, name: str, device: torch.device) -> tuple[Ten
             sent[tensor.data_ptr()] = tensor.to(device)
         return sent[tensor.data_ptr()]
 
-    found = send(vectors.base(name)), vectors.stack(name).map(send)
+    there = send(vectors.base(name)), vectors.stack(name).map(send)
     vectors.release(name)
-    return found
+    return there
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from torch import Tensor
 # accelerator wants few calls, and 64 MB is what a tile of task vectors takes anyway.
 TILE = 1 << 18
 ACCELERATOR_TILE = 1 << 24
-LARGE = 1 << 14  # numbers of a tensor from which calls cost less than a CPU's transposed product
+LARGE = (
+    1 << 14
+)  # From so many numbers of a tensor on, calls cost less than a CPU's transposed product.
 
 Rows = Tensor | slice  # int64 [rows], or a range of them
 Change = Callable[[Tensor], Tensor]
@@ -142,8 +144,8 @@ class LowRankPart:
             gradient.dtype
         )
         if rows:
-            found = products.new_zeros(len(self.columns), len(products))
-            return found.index_add_(0, self.owner, products.t())
+            by_adapter = products.new_zeros(len(self.columns), len(products))
+            return by_adapter.index_add_(0, self.owner, products.t())
         return products.new_zeros(len(self.columns)).index_add_(0, self.owner, products.sum(0))
 
     def add(self, out: Tensor, coefficients: Tensor) -> None:
@@ -229,10 +231,10 @@ class Stack:
         if len(self.parts) == 1 and len(self.parts[0].columns) == self.num_experts:
             return self.parts[0].inner(gradient, rows=rows)
         shape = (self.num_experts, len(gradient)) if rows else (self.num_experts,)
-        found = gradient.new_zeros(shape)
+        products = gradient.new_zeros(shape)
         for part in self.parts:
-            found[part.columns] = part.inner(gradient, rows=rows)
-        return found
+            products[part.columns] = part.inner(gradient, rows=rows)
+        return products
 
     def add(self, out: Tensor, coefficients: Tensor) -> None:
         """Adds Σ coefficients[i] · τi to `out`, for coefficients [experts] or [experts, rows]."""
@@ -246,14 +248,14 @@ class Stack:
 
     def tensors(self) -> list[Tensor]:
         """Every tensor that `map` would change, in its order."""
-        found: list[Tensor] = []
+        noted: list[Tensor] = []
 
         def note(tensor: Tensor) -> Tensor:
-            found.append(tensor)
+            noted.append(tensor)
             return tensor
 
         self.map(note)
-        return found
+        return noted
 
     def map(self, change: Change) -> Stack:
         """The same with every tensor replaced by `change` of it (a copy on another device)."""
