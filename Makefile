@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help install format check test test-fast docs demo up down lock clean
+.PHONY: help install format check test test-fast coverage docs demo up down lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,10 +35,13 @@ check: install  ## style, lint and types
 	$(BIN)/mypy
 
 test: install  ## every test, against real servers on loopback
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report= $(PYTEST_ARGS)
 
 test-fast: install  ## every test that needs no server
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not e2e' $(PYTEST_ARGS)
+
+coverage: install  ## how much of flows, tasks and gate the last `make test` ran through
+	$(BIN)/coverage report
 
 docs: install  ## write docs/reference.md from the code
 	$(BIN)/python docs/reference.py

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from infra.settings import Settings
+from tests.once import made_once
+
+if TYPE_CHECKING:
+    from infra.queue import MergeQueue
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -28,117 +33,84 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("supermerge")
 
-SERVED = "tiny-served"
-"""The one family that the receiver knows: its flows are started by webhooks, in the worker."""
-CALLED = tuple(f"tiny-{i}" for i in range(32))
-"""Families whose flows the tests call themselves; no webhook interferes."""
 
-
-OTHER_KINDS = ("image-classifier", "generator")
-"""Kinds with a family each, of the same name, whose flows the tests call."""
-
-
-def _family(name: str, promotion: str) -> dict:
-    return {
-        "name": name,
-        "kind": name if name in OTHER_KINDS else "text-classifier",
-        "base": f"s3://supermerge/bases/{name if name in OTHER_KINDS else 'tiny'}",
-        "bucket": "supermerge",
-        "promotion": promotion,
-        "ladder": ["relearn"],
-        "device": "cpu",
-        "merge": {"steps": 50, "row_share": 0.2, "calibration_size": 128},
-        "gate": {"margin": 0.05},
-    }
-
-
-def _write_families(folder: Path, families: dict[str, str]) -> Path:
-    folder.mkdir()
-    for name, promotion in families.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(_family(name, promotion)))
-    return folder
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the servers for themselves come first, while other processes run the quick ones."""
+    items.sort(key=lambda item: [not item.get_closest_marker(name) for name in ("alone", "e2e")])
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Every server of the embedded stack, with families of its own."""
-    from infra.stack import start_stack, stop_stack
-    from infra.stack.orchestration import create_family_limits
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
-    root = tmp_path_factory.mktemp("stack")
-    served = _write_families(root / "served", {SERVED: "auto"})
-    called = dict.fromkeys(CALLED, "auto") | {f"{name}-review": "review" for name in CALLED}
-    called |= dict.fromkeys(OTHER_KINDS, "auto")
-    everything = _write_families(root / "all", {SERVED: "auto", **called})
-    before = dict(os.environ)
-    os.environ["SUPERMERGE_STATE_DIR"] = str(root / "state")
-    os.environ["SUPERMERGE_FAMILIES_DIR"] = str(served)
-    try:
-        settings = start_stack(root / "state")
-        os.environ["SUPERMERGE_FAMILIES_DIR"] = str(everything)
-        settings = Settings.load()
-        settings.apply()
-        create_family_limits(settings)
+
+@pytest.fixture(scope="session")
+def _servers(run_dir: Path, base: Path) -> Iterator[Settings]:
+    from tests.e2e.servers import running_stack
+
+    root = run_dir / "stack"
+    root.mkdir(exist_ok=True)
+    with running_stack(root, base) as settings:
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
         with temporary_settings({PREFECT_API_URL: settings.prefect_api}):
             yield settings
-    finally:
-        stop_stack(root / "state")
-        os.environ.clear()
-        os.environ.update(before)
+
+
+@pytest.fixture
+def stack(_servers: Settings, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """Every server of the embedded stack; no other test uses it where this one is marked `alone`."""
+    from tests.e2e.servers import turn
+
+    with turn(_servers, "alone" if request.node.get_closest_marker("alone") else "shared"):
+        yield _servers
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(run_dir: Path) -> Path:
     """The tiny base checkpoint."""
-    from tests.e2e import tiny
 
-    return tiny.write_base(tmp_path_factory.mktemp("base") / "base")
+    def write(folder: Path) -> None:
+        from tests.e2e import tiny
+
+        tiny.write_base(folder)
+
+    return made_once(run_dir / "base", write)
 
 
 @pytest.fixture(scope="session")
-def expert(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def expert(base: Path, run_dir: Path) -> Callable[..., Path]:
     """Trained expert folders, each made once."""
-    from tests.e2e import tiny
-
-    root = tmp_path_factory.mktemp("experts")
 
     def make(task: str, *, shuffled: bool = False, seed: int = 0) -> Path:
-        folder = root / f"{task}-{shuffled}-{seed}"
-        if not folder.exists():
+        def write(folder: Path) -> None:
+            from tests.e2e import tiny
+
             tiny.write_expert(base, folder, task, shuffled=shuffled, seed=seed)
-        return folder
+
+        return made_once(run_dir / f"{task}-{shuffled}-{seed}", write)
 
     return make
 
 
-@pytest.fixture(scope="session")
-def _base_in_store(stack: Settings, base: Path) -> None:
-    from infra.storage.store import S3Uri, connect_store
+@pytest.fixture
+def new_queue(stack: Settings) -> Callable[..., MergeQueue]:
+    """Opens queues of families that no other test uses; their flows are started by hand."""
+    from infra.queue import MergeQueue
+    from tests.e2e.servers import new_family
 
-    store = connect_store(stack)
-    for path in base.iterdir():
-        store.upload(path, S3Uri("supermerge", "bases/tiny") / path.name)
+    def make(promotion: str = "auto", kind: str = "text-classifier") -> MergeQueue:
+        return MergeQueue.open(new_family(stack, promotion, kind), stack)
 
-
-_unused = iter(CALLED)
+    return make
 
 
 @pytest.fixture
-def served_queue(stack: Settings, _base_in_store: None):  # type: ignore[no-untyped-def]
-    """The queue of the family whose flows start by webhook."""
-    from infra.queue import MergeQueue
-
-    return MergeQueue.open(SERVED, stack)
-
-
-@pytest.fixture
-def queue(stack: Settings, _base_in_store: None):  # type: ignore[no-untyped-def]
-    """The queue of a family that no other test uses, which promotes by itself."""
-    from infra.queue import MergeQueue
-
-    return MergeQueue.open(next(_unused), stack)
+def queue(new_queue: Callable[..., MergeQueue]) -> MergeQueue:
+    """One that promotes by itself."""
+    return new_queue()
 
 
 queue_twin = queue
@@ -146,11 +118,24 @@ queue_twin = queue
 
 
 @pytest.fixture
-def review_queue(stack: Settings, _base_in_store: None):  # type: ignore[no-untyped-def]
-    """The same for a family whose candidates wait for a person."""
-    from infra.queue import MergeQueue
+def review_queue(new_queue: Callable[..., MergeQueue]) -> MergeQueue:
+    """One whose candidates wait for a person."""
+    return new_queue("review")
 
-    return MergeQueue.open(f"{next(_unused)}-review", stack)
+
+@pytest.fixture
+def serve(stack: Settings) -> Callable[[MergeQueue], AbstractContextManager[None]]:
+    """Makes the receiver listen for a queue: meanwhile webhooks start its flows, in the worker."""
+    from tests.e2e.servers import served_families
+
+    @contextmanager
+    def listen(queue: MergeQueue) -> Iterator[None]:
+        served = served_families(stack.state_dir.parent) / f"{queue.name}.yaml"
+        shutil.copy(stack.families_dir / served.name, served)
+        yield
+        served.unlink()
+
+    return listen
 
 
 @pytest.fixture

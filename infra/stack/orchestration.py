@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,10 @@ def set_run_command(settings: Settings, command: str) -> None:
             client.patch(f"/work_pools/{POOL}", json=changes).raise_for_status()
 
 
-def create_family_limits(settings: Settings) -> None:
-    """One limit for each family file; call it again when a family was added."""
+def create_family_limits(settings: Settings, families: Iterable[str] | None = None) -> None:
+    """One limit for each family file, or each of these; call it again when a family was added."""
     with _client(settings) as client:
-        for family in settings.family_names():
+        for family in settings.family_names() if families is None else families:
             name = limit_name(family)
             if client.get(f"/v2/concurrency_limits/{name}").status_code == httpx.codes.NOT_FOUND:
                 limit = {"name": name, "limit": 1, "active": True}

@@ -227,10 +227,24 @@ def _in_session(process: psutil.Process, session: int) -> bool:
         return False
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process runs no more, even where the one that started it has not noticed yet."""
+    try:
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def _end(processes: list[psutil.Process], patience: float) -> None:
     """Asks them to end, and forces those that have not after so many seconds."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)  # Psutil compares the start time first.
-        _, processes = psutil.wait_procs(processes, timeout=patience)
+        deadline = time.monotonic() + patience
+        while (processes := [p for p in processes if not has_ended(p)]) and (
+            time.monotonic() < deadline
+        ):
+            time.sleep(0.05)
+    for child in _children:
+        child.poll()  # So the end of what this process started is noted.

@@ -18,7 +18,7 @@ def wait_until_settled(queue, expert, seconds=240):
         found = queue.registry.experts.get(expert.name, expert.version)
         if found.status in ("merged", "rejected", "held"):
             return found
-        time.sleep(1)
+        time.sleep(0.2)
     pytest.fail(f"{expert.ref} is still {found.status}: {found.reason}")
 
 
@@ -30,16 +30,16 @@ def ask(queue, task):
     return [answer["scores"] for answer in model.predict({"task": task, "inputs": texts})]
 
 
-def test_an_expert_registered_through_mlflow_alone_is_promoted(served_queue, expert, land):
-    landed = land(served_queue, "weather", expert("weather"))
-
-    settled = wait_until_settled(served_queue, landed)
+def test_an_expert_registered_through_mlflow_alone_is_promoted(queue, serve, expert, land):
+    with serve(queue):
+        landed = land(queue, "weather", expert("weather"))
+        settled = wait_until_settled(queue, landed)
 
     assert settled.status == "merged", settled.reason
-    newest = served_queue.promotions.newest()
+    newest = queue.promotions.newest()
     assert (newest.sequence, newest.action) == (1, "promote")
-    assert served_queue.registry.merged.aliases(served_queue.name) == {"champion": newest.version}
-    wet, dry = ask(served_queue, "weather")
+    assert queue.registry.merged.aliases(queue.name) == {"champion": newest.version}
+    wet, dry = ask(queue, "weather")
     assert wet["side-0"] > 0.5 > dry["side-0"]
 
 
@@ -47,22 +47,21 @@ def test_an_expert_registered_through_mlflow_alone_is_promoted(served_queue, exp
     ("kind", "write"),
     [("image-classifier", tiny.write_image_classifier), ("generator", tiny.write_generator)],
 )
-def test_experts_of_the_other_kinds_are_promoted_and_answer(kind, write, stack, land, tmp_path):
+def test_experts_of_the_other_kinds_are_promoted_and_answer(kind, write, new_queue, land, tmp_path):
     import mlflow.pyfunc
 
     from flows.continual_merge import continual_merge
-    from infra.queue import MergeQueue
     from tasks.upload import upload_base
 
     write(tmp_path / "base", tmp_path / "expert")
-    queue = MergeQueue.open(kind, stack)
+    queue = new_queue(kind=kind)
     upload_base(queue, tmp_path / "base")
     land(queue, "task", tmp_path / "expert")
-    (promoted,) = continual_merge(kind)
+    (promoted,) = continual_merge(queue.name)
 
     assert promoted.verdict == "promoted", promoted.reason
     table = pd.read_parquet(tmp_path / "expert/examples.parquet")
-    model = mlflow.pyfunc.load_model(f"models:/{kind}@champion")
+    model = mlflow.pyfunc.load_model(f"models:/{queue.name}@champion")
     inputs = table[queue.family.kind.input_column].tolist()
     answers = [
         a.get("text", a.get("label")) for a in model.predict({"task": "task", "inputs": inputs})

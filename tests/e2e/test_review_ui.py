@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -48,14 +48,6 @@ def browser() -> Iterator[webdriver.Chrome]:
     driver.quit()
 
 
-@pytest.fixture
-def served_review_queue(stack: Settings, review_queue):
-    """A family whose candidates wait for a person, with the receiver listening."""
-    served = stack.families_dir.parent / "served"
-    shutil.copy(stack.families_dir / f"{review_queue.name}.yaml", served)
-    return review_queue
-
-
 class VersionPage:
     """MLflow's page of one model version, as a person uses it."""
 
@@ -78,7 +70,7 @@ class VersionPage:
     def reopened_shows(self, text: str) -> bool:
         """The same once the page is loaded anew, with what has to be scrolled to in its tables."""
         self.reopen()
-        return text in self.browser.page_source
+        return bool(self.browser.find_elements(By.XPATH, f"//*[contains(., '{text}')]"))
 
     def read_report(self) -> str:
         """Follows the link to the run, opens its report among the artifacts and reads it."""
@@ -103,20 +95,21 @@ def merge(queue, land, expert, task: str) -> int:
     from flows.continual_merge import continual_merge
 
     land(queue, task, expert(task))
-    continual_merge(queue.name)  # the webhook starts the same; whoever comes second finds nothing
+    continual_merge(queue.name)
     (version,) = [
         v.version for v in queue.registry.merged.of(queue.name) if v.status == "candidate"
     ]
     return version
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
+def wait_for_review(queue, version: int) -> str:
+    """What the flow that a decision starts in the worker answers on the version."""
     deadline = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(1)
-    return True
+    while time.monotonic() < deadline:
+        if answer := queue.registry.merged.get(queue.name, version).tags.review:
+            return answer
+        time.sleep(0.2)
+    return ""
 
 
 def champion(queue) -> int | None:
@@ -125,18 +118,20 @@ def champion(queue) -> int | None:
 
 
 def test_a_reviewer_reads_and_decides_in_mlflow(
-    stack: Settings, served_review_queue, expert, land, browser: webdriver.Chrome
+    stack: Settings, review_queue, serve, expert, land, browser: webdriver.Chrome
 ) -> None:
-    queue = served_review_queue
+    queue = review_queue
     first = merge(queue, land, expert, "weather")
     page = VersionPage(browser, stack.mlflow_uri, queue.name, first)
     assert page.shows("this candidate may replace the deployed model")
 
     # While the page is open, a newer candidate takes the place of this one.
     second = merge(queue, land, expert, "food")
-    page.set_tag("approval_status", "approved")
-    assert eventually(lambda: page.reopened_shows("Refused: "))
-    assert page.reopened_shows(f"version {first} is superseded")
+    with serve(queue):
+        page.set_tag("approval_status", "approved")
+        assert f"version {first} is superseded" in wait_for_review(queue, first)
+    assert page.reopened_shows("Refused: ")
+    assert page.shows(f"version {first} is superseded")
     assert champion(queue) is None
 
     page = VersionPage(browser, stack.mlflow_uri, queue.name, second)
@@ -144,9 +139,11 @@ def test_a_reviewer_reads_and_decides_in_mlflow(
     assert "weather" in report
     assert "food" in report
     page.reopen()
-    page.set_tag("approval_status", "approved")
-    assert eventually(lambda: champion(queue) == second)
-    assert eventually(lambda: page.reopened_shows("Promoted (1)"))
+    with serve(queue):
+        page.set_tag("approval_status", "approved")
+        assert wait_for_review(queue, second).startswith("Promoted (1)")
+    assert champion(queue) == second
+    assert page.reopened_shows("Promoted (1)")
     assert page.reopened_shows("champion")
 
     # Before the next one is decided, another run changes what is deployed.
@@ -156,7 +153,9 @@ def test_a_reviewer_reads_and_decides_in_mlflow(
     changes = {"run_id": "another run", "reason": "meanwhile", "time": datetime.now(UTC)}
     fields = again.model_dump(exclude={"sequence", "previous"}) | changes
     queue.promotions.append(again, **fields)
-    page.set_tag("approval_status", "approved")
-    assert eventually(lambda: page.reopened_shows("the deployed model has changed"))
+    with serve(queue):
+        page.set_tag("approval_status", "approved")
+        assert "the deployed model has changed" in wait_for_review(queue, third)
+    assert page.reopened_shows("the deployed model has changed")
     assert champion(queue) == second
     assert queue.registry.merged.get(queue.name, third).status == "superseded"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import time
 from pathlib import Path
 
 import boto3
@@ -16,6 +15,8 @@ from typer.testing import CliRunner
 from infra.events.webhooks import NAME
 from infra.settings import Settings
 from infra.stack import stack_status, start_stack, stop_stack
+from infra.stack.supervise import has_ended
+from tests.e2e.servers import served_families
 
 pytestmark = pytest.mark.e2e
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture(autouse=True)
 def _as_it_was_started(stack: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The receiver of the tests' stack listens for fewer families than the tests know."""
-    monkeypatch.setenv("SUPERMERGE_FAMILIES_DIR", str(stack.families_dir.parent / "served"))
+    monkeypatch.setenv("SUPERMERGE_FAMILIES_DIR", str(served_families(stack.state_dir.parent)))
 
 
 def pids(state_dir: Path) -> dict[str, int | None]:
@@ -43,11 +44,14 @@ def test_a_second_up_changes_nothing(stack: Settings) -> None:
     assert [hook["name"] for hook in hooks] == [NAME]
 
 
+@pytest.mark.alone
 def test_up_repairs_what_died(stack: Settings) -> None:
     before = pids(stack.state_dir)
     for title in ("MLflow", "Prefect worker"):
-        os.kill(before[title], signal.SIGKILL)
-        psutil.Process(before[title]).wait()
+        process = psutil.Process(before[title])
+        process.kill()
+        while not has_ended(process):
+            time.sleep(0.05)
     start_stack(stack.state_dir)
     after = pids(stack.state_dir)
     assert {title for title in before if after[title] != before[title]} == {
@@ -57,6 +61,7 @@ def test_up_repairs_what_died(stack: Settings) -> None:
     assert all(part.up for part in stack_status(stack.state_dir))
 
 
+@pytest.mark.alone
 def test_down_ends_everything_and_the_next_up_knows_everything(stack: Settings) -> None:
     models = f"{stack.mlflow_uri}/api/2.0/mlflow/registered-models"
     httpx.post(f"{models}/create", json={"name": "kept"}).raise_for_status()
@@ -65,7 +70,7 @@ def test_down_ends_everything_and_the_next_up_knows_everything(stack: Settings) 
     started = [psutil.Process(pid) for pid in pids(stack.state_dir).values()]
 
     stop_stack(stack.state_dir)
-    assert not any(process.is_running() for process in started)
+    assert all(map(has_ended, started))
     assert not any(part.up for part in stack_status(stack.state_dir))
     stop_stack(stack.state_dir)
 
@@ -74,11 +79,11 @@ def test_down_ends_everything_and_the_next_up_knows_everything(stack: Settings) 
     assert client(stack).get_object(Bucket=stack.bucket, Key="kept")["Body"].read() == b"kept"
 
 
-def test_prefect_knows_deployments_limits_and_the_end_of_zombies(stack: Settings) -> None:
+def test_prefect_knows_deployments_limits_and_the_end_of_zombies(stack: Settings, queue) -> None:
     for name in ("continual-merge", "promote", "rollback", "audit"):
         assert prefect(stack, f"deployments/name/{name}/{name}").json()["status"] == "READY"
-    for family in stack.family_names():
-        assert prefect(stack, f"v2/concurrency_limits/supermerge-{family}").json()["limit"] == 1
+    limit = prefect(stack, f"v2/concurrency_limits/supermerge-{queue.name}").json()
+    assert limit["limit"] == 1
     automations = httpx.post(f"{stack.prefect_api}/automations/filter", json={}).json()
     assert sum("heartbeat" in automation["name"] for automation in automations) == 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 
@@ -13,22 +12,23 @@ import pytest
 from infra.settings import Settings
 from infra.stack import start_stack
 from tests.docs.pages import blocks
+from tests.e2e.servers import served_families
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 PATIENCE = 300  # seconds; only says when to give up
 
 
 @pytest.fixture
-def guarded(stack: Settings, queue, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+def guarded(stack: Settings, queue, serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """The stack with authentication and the receiver listening; as it was again afterwards."""
-    served = stack.families_dir.parent / "served"
-    shutil.copy(stack.families_dir / f"{queue.name}.yaml", served)
-    monkeypatch.setenv("SUPERMERGE_FAMILIES_DIR", str(served))
+    families = served_families(stack.state_dir.parent)
+    monkeypatch.setenv("SUPERMERGE_FAMILIES_DIR", str(families))
     settings = start_stack(stack.state_dir, mlflow_auth=True)
     settings.apply()
     try:
-        yield settings
+        with serve(queue):
+            yield settings
     finally:
         start_stack(stack.state_dir, mlflow_auth=False)
         del os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
@@ -66,7 +66,7 @@ def test_a_trainer_lands_an_expert_and_decides_nothing(
 
     deadline = time.monotonic() + PATIENCE
     while queue.promotions.newest() is None and time.monotonic() < deadline:
-        time.sleep(1)
+        time.sleep(0.2)
     promoted = queue.promotions.newest()
     assert promoted is not None, "the webhook, the receiver and the flow work with authentication"
 

@@ -17,7 +17,7 @@ import pytest
 
 from infra.errors import Unavailable
 from infra.stack.state import choose_ports
-from infra.stack.supervise import Part, Supervisor
+from infra.stack.supervise import Part, Supervisor, has_ended
 
 SERVER = """
 import http.server, subprocess, sys
@@ -84,7 +84,7 @@ def test_stopping_ends_what_the_part_started_too(supervisor: Supervisor, part: P
     processes = [psutil.Process(pid) for pid in pids(supervisor)]
     assert len(processes) == 2
     assert supervisor.stop("toy")
-    assert not any(process.is_running() for process in processes)
+    assert all(map(has_ended, processes))
     assert not supervisor.stop("toy")
 
 
@@ -98,9 +98,9 @@ def test_a_part_whose_first_process_was_killed_is_replaced_with_all_it_left(
     (child,) = leader.children()
     leader.send_signal(signal.SIGKILL)
     leader.wait()
-    assert child.is_running()
+    assert not has_ended(child)
     assert supervisor.ensure(part)
-    assert not child.is_running()
+    assert has_ended(child)
     assert supervisor.status(part).up
 
 
