@@ -139,6 +139,13 @@ def serve(stack: Settings) -> Callable[[MergeQueue], AbstractContextManager[None
 
 
 @pytest.fixture
+def served_queue(queue: MergeQueue, serve: Callable) -> Iterator[MergeQueue]:
+    """One whose flows start by webhook all along."""
+    with serve(queue):
+        yield queue
+
+
+@pytest.fixture
 def land() -> Callable:
     """Registers an expert through the MLflow client alone, as a training job would."""
 

@@ -38,6 +38,7 @@ continual_merge({queue.name!r})
     assert queue.promotions.newest().sequence == 1
 
 
+@pytest.mark.alone
 def test_a_run_of_the_worker_that_is_killed_counts_as_crashed(stack, served_queue):
     from infra.flowrun import one_at_a_time
     from infra.stack import stack_status

@@ -30,10 +30,11 @@ def ask(queue, task):
     return [answer["scores"] for answer in model.predict({"task": task, "inputs": texts})]
 
 
-def test_an_expert_registered_through_mlflow_alone_is_promoted(queue, serve, expert, land):
-    with serve(queue):
-        landed = land(queue, "weather", expert("weather"))
-        settled = wait_until_settled(queue, landed)
+def test_an_expert_registered_through_mlflow_alone_is_promoted(served_queue, expert, land):
+    queue = served_queue
+    landed = land(queue, "weather", expert("weather"))
+
+    settled = wait_until_settled(queue, landed)
 
     assert settled.status == "merged", settled.reason
     newest = queue.promotions.newest()
