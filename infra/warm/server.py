@@ -92,7 +92,8 @@ def _receive(connection: socket.socket) -> tuple[dict, list[int]]:  # type: igno
 
 def _keep(connection: socket.socket, job: int) -> NoReturn:
     """Passes signals on to a job, ends it when its asker is gone, and says how it ended."""
-    connection.sendall(STARTED)
+    with suppress(OSError):  # The asker may be gone already, which the thread sees as well.
+        connection.sendall(STARTED)
     Thread(target=_pass_on, args=(connection, job), daemon=True).start()
     _, status = os.waitpid(job, 0)
     with suppress(OSError):
@@ -101,8 +102,9 @@ def _keep(connection: socket.socket, job: int) -> NoReturn:
 
 
 def _pass_on(connection: socket.socket, job: int) -> None:
-    while number := connection.recv(1):
-        os.kill(job, number[0])
+    with suppress(OSError):  # An asker that was killed before it read anything resets the connection.
+        while number := connection.recv(1):
+            os.kill(job, number[0])
     os.kill(job, signal.SIGKILL)
 
 

@@ -56,6 +56,9 @@ def test_a_trainer_lands_an_expert_and_decides_nothing(
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    from infra.queue import MergeQueue
+
+    queue = MergeQueue.open(queue.name, guarded)  # Now with the name and password of the queue.
     assert httpx.get(f"{guarded.mlflow_uri}/").status_code == 401
     search = f"{guarded.mlflow_uri}/api/2.0/mlflow/registered-models/search"
     assert httpx.get(search).status_code == 401
