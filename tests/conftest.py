@@ -35,8 +35,17 @@ hypothesis_settings.load_profile("supermerge")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the servers for themselves come first, while other processes run the quick ones."""
-    items.sort(key=lambda item: [not item.get_closest_marker(name) for name in ("alone", "e2e")])
+    """Tests that need the servers for themselves come first; meanwhile others run what needs none.
+
+    A process takes its tests from the front, and another one's, once it has none, from the end.
+    """
+    items.sort(
+        key=lambda item: (
+            not item.get_closest_marker("alone"),
+            not item.get_closest_marker("e2e"),
+            "stack" not in getattr(item, "fixturenames", ()),
+        )
+    )
 
 
 @pytest.fixture(scope="session")

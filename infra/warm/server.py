@@ -102,7 +102,9 @@ def _keep(connection: socket.socket, job: int) -> NoReturn:
 
 
 def _pass_on(connection: socket.socket, job: int) -> None:
-    with suppress(OSError):  # An asker that was killed before it read anything resets the connection.
+    with suppress(
+        OSError
+    ):  # An asker that was killed before it read anything resets the connection.
         while number := connection.recv(1):
             os.kill(job, number[0])
     os.kill(job, signal.SIGKILL)

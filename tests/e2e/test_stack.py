@@ -96,10 +96,13 @@ def test_the_pages_of_prefect_ask_their_own_server(stack: Settings) -> None:
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_the_command_shows_where_everything_is(stack: Settings) -> None:
-    from infra.cli import app
+def test_the_command_shows_where_everything_is(
+    stack: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infra.cli import app, output
 
-    shown = CliRunner().invoke(app, ["up"], env={"COLUMNS": "200"}).output
+    monkeypatch.setattr(output.console, "width", 400)
+    shown = CliRunner().invoke(app, ["up"]).output
     for part in stack_status(stack.state_dir):
         assert part.address in shown
     for secret in (stack.s3_secret_key, stack.webhook_secret):
