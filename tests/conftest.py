@@ -49,19 +49,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all processes of this run share."""
     own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return own.parent if hasattr(pytestconfig, "workerinput") else own
 
 
 @pytest.fixture(scope="session")
-def _servers(run_dir: Path, base: Path) -> Iterator[Settings]:
+def _servers(pytestconfig: pytest.Config, run_dir: Path, base: Path) -> Iterator[Settings]:
     from tests.e2e.servers import running_stack
 
     root = run_dir / "stack"
     root.mkdir(exist_ok=True)
-    with running_stack(root, base) as settings:
+    run = os.getppid() if hasattr(pytestconfig, "workerinput") else os.getpid()
+    with running_stack(root, base, run) as settings:
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
         with temporary_settings({PREFECT_API_URL: settings.prefect_api}):

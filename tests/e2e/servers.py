@@ -28,12 +28,13 @@ from tests.once import alone
 
 
 @contextmanager
-def running_stack(root: Path, base: Path) -> Iterator[Settings]:
+def running_stack(root: Path, base: Path, run: int) -> Iterator[Settings]:
     """The stack of this run in ``root``, started by the first process that asks for it.
 
     Args:
         root: A folder that the run's processes share.
         base: Checkpoint that the families' experts were trained from; it is put into the store.
+        run: The process that has ended when the run has.
     """
     state, everything = root / "state", root / "all"
     before = dict(os.environ)
@@ -41,7 +42,7 @@ def running_stack(root: Path, base: Path) -> Iterator[Settings]:
     try:
         with alone(root / "lock"):
             if not everything.exists():
-                _start(root, base)
+                _start(root, base, run)
                 everything.mkdir()
         os.environ["SUPERMERGE_FAMILIES_DIR"] = str(everything)
         settings = Settings.load()
@@ -52,8 +53,7 @@ def running_stack(root: Path, base: Path) -> Iterator[Settings]:
         os.environ.update(before)
 
 
-def _start(root: Path, base: Path) -> None:
-    run = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+def _start(root: Path, base: Path, run: int) -> None:
     watch = [sys.executable, "-m", __name__, str(run), str(root / "state")]
     null = subprocess.DEVNULL
     subprocess.Popen(
