@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -36,12 +37,16 @@ def client(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow
         yield client
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("_MLFLOW_SERVER_FILE_STORE", database)
+        for variable in ("_MLFLOW_SERVER_FILE_STORE", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            patch.setenv(variable, database)
         from mlflow.server import app
 
         # What the light client does not do itself, it has done here.
         patch.setattr("mlflow.MlflowClient", lambda _uri: client)
         yield RestClient("http://localhost", transport=httpx.WSGITransport(app=app))
+        # The server has told its own process where everything is, for good.
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
 
 
 @pytest.fixture
