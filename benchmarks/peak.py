@@ -90,8 +90,8 @@ def predicted_peak(bench: Bench, experts: int) -> int:
     """The planner's peak for the batches of this benchmark."""
     made = [bench.expert(i, bench.directory) for i in range(experts)]
     settings = MergeSettings(batch_size=BATCH)
-    experts = ExpertSet(bench.base, tuple(made), KIND)
-    return make_plan(experts, settings, Memory.of(CPU), tokens=TOKENS).peak
+    expert_set = ExpertSet(bench.base, tuple(made), KIND)
+    return make_plan(expert_set, settings, Memory.of(CPU), tokens=TOKENS).peak
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def out_of_domain(laboratory: Laboratory, variants: Mapping[str, MergeSettings])
         others = [task for task in laboratory.experts if task != left_out]
         base = _probe(laboratory, left_out, "base", laboratory.bench.experts.base.directory)
         singles = {
-            task: _probe(laboratory, left_out, task, laboratory.experts[task].directory)
+            task: _probe(laboratory, left_out, task, laboratory.experts[task].files.directory)
             for task in laboratory.experts
         }
         best = max(others, key=lambda task: singles[task])
