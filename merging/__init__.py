@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from merging.models.evaluate import evaluate
     from merging.models.folder import MergedFolder
     from merging.models.materialise import materialise, verify
-    from merging.preflight import check_expert
+    from merging.preflight.expert import check_expert
     from merging.settings import MergeSettings
     from merging.vectors.backbone import Backbone
     from merging.vectors.expert_set import ExpertSet
@@ -35,7 +35,7 @@ _ROOMS = {
     "MergeSettings": "settings",
     "MergedFolder": "models.folder",
     "ModelKind": "kinds",
-    "check_expert": "preflight",
+    "check_expert": "preflight.expert",
     "evaluate": "models.evaluate",
     "learn_coefficients": "learning.learn",
     "make_plan": "learning.plan",

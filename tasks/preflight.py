@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from prefect import task
 
@@ -14,7 +15,9 @@ from infra.storage.manifest import MergedExpert
 from merging.errors import InvalidInput, MergeQueueError
 from merging.experts.examples import read_table
 from merging.experts.expert import Expert, ExpertFiles, open_expert, read_head
-from merging.preflight import Mismatch, check_expert
+from merging.preflight.expert import check_expert
+from merging.preflight.mismatch import Mismatch
+from merging.preflight.remarks import remarks
 from tasks.values import Base, Member, Pulled
 
 
@@ -37,11 +40,25 @@ class IncompatibleExpert(MergeQueueError):
         self.remedy = remedy
 
 
+class Checked(NamedTuple):
+    """An expert that fits.
+
+    Attributes:
+        expert: The expert, opened.
+        contract: How its examples table keeps the data contract.
+        remarks: Sentences worth knowing, none of which keeps it from being merged.
+    """
+
+    expert: Expert
+    contract: ContractResult
+    remarks: tuple[str, ...]
+
+
 @task(persist_result=False)
 def preflight(family: Family, base: Base, pulled: Pulled) -> Member:
     """Opens a pulled expert after checking it; raises as :func:`open_checked` does."""
     version = pulled.version
-    expert, contract = open_checked(family, base, version.task, pulled.directory, version.ref)
+    checked = open_checked(family, base, version.task, pulled.directory, version.ref)
     record = MergedExpert(
         task=version.task,
         name=version.name,
@@ -49,12 +66,10 @@ def preflight(family: Family, base: Base, pulled: Pulled) -> Member:
         source=str(pulled.source),
         digest=pulled.digest,
     )
-    return Member(record, expert, contract)
+    return Member(record, checked.expert, checked.contract, checked.remarks)
 
 
-def open_checked(
-    family: Family, base: Base, task_name: str, directory: Path, who: str
-) -> tuple[Expert, ContractResult]:
+def open_checked(family: Family, base: Base, task_name: str, directory: Path, who: str) -> Checked:
     """Opens an expert's folder after checking weights and examples.
 
     Args:
@@ -73,11 +88,10 @@ def open_checked(
     checkpoint, table = directory / layout.checkpoint, directory / layout.examples
     files = ExpertFiles(checkpoint)
     if mismatches := check_expert(base.checkpoint, files, kind):
-        raise IncompatibleExpert(
-            who,
-            mismatches,
-            f"Fine-tune it again from the base of family {family.name!r} ({family.base}).",
-        )
+        again = f"Fine-tune it again from the base of family {family.name!r} ({family.base})."
+        # What may be mended otherwise comes first: most people stop at the first remedy.
+        remedies = dict.fromkeys(m.remedy or again for m in mismatches)
+        raise IncompatibleExpert(who, mismatches, " ".join(sorted(remedies, key=again.__eq__)))
     labels = read_head(task_name, files, kind).labels
     contract = check_examples(read_table(table), kind, labels, family.gate, task=task_name)
     if not contract.passed:
@@ -87,4 +101,5 @@ def open_checked(
             found=" ".join(contract.sentences),
             remedy="Correct the table and register the expert again.",
         )
-    return open_expert(task_name, files, kind, examples=table), contract
+    expert = open_expert(task_name, files, kind, examples=table)
+    return Checked(expert, contract, tuple(remarks(expert)))

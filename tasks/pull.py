@@ -16,7 +16,7 @@ from infra.storage.store import S3Uri
 from merging.errors import InvalidInput
 from merging.experts.expert import open_expert
 from merging.models.folder import MergedFolder
-from merging.preflight import check_base
+from merging.preflight.base import check_base
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Deployed, Member, Pulled
 

@@ -105,4 +105,5 @@ def _shown(member: Member, mlflow: str) -> ShownMember:
         name=f"{record.name}/{record.version}",
         digest=record.digest,
         link=version_page(mlflow, record.name, record.version),
+        remarks=member.remarks,
     )

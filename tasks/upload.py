@@ -13,7 +13,7 @@ from infra.registry.experts import ExpertVersion
 from infra.storage.cache import sha256_file, sha256_tree
 from infra.storage.layout import is_wanted
 from infra.storage.store import S3Uri
-from merging.preflight import check_base
+from merging.preflight.base import check_base
 from tasks.preflight import open_checked
 from tasks.pull import fetch_base
 
@@ -52,7 +52,8 @@ def register_expert(
     report(f"Fetching the base {queue.family.base}")
     base = fetch_base(queue)
     report("Checking weights, tokenizer and examples")
-    open_checked(queue.family, base, task_name, directory, str(directory))
+    for remark in open_checked(queue.family, base, task_name, directory, str(directory)).remarks:
+        report(f"Worth knowing: {remark}")
     digest = sha256_tree({p: sha256_file(directory / p) for p in _wanted(directory)})
     target = queue.family.root / "experts" / task_name / digest
     _upload(queue, directory, target, report)

@@ -59,6 +59,8 @@ class Member:
     expert: Expert
     contract: ContractResult | None = None
     """How its examples table keeps the data contract; None where it was checked earlier."""
+    remarks: tuple[str, ...] = ()
+    """Sentences worth knowing of an expert that fits; none where it was checked earlier."""
 
     @property
     def task(self) -> str:

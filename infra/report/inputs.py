@@ -39,12 +39,14 @@ class Member:
         name: The expert's version, for people (``models:/reviews/3``).
         digest: Of its files.
         link: Its page, where it has one.
+        remarks: Sentences worth knowing of an arrival.
     """
 
     task: str
     name: str
     digest: str = ""
     link: str = ""
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from merging.errors import (
     NotEnoughMemory,
     NotReproduced,
 )
-from merging.preflight import Mismatch
+from merging.preflight.mismatch import Mismatch
 from tasks.preflight import IncompatibleExpert
 
 

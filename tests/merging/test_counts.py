@@ -18,7 +18,7 @@ from merging.learning.learn import learn_coefficients
 from merging.learning.plan import Memory, make_plan
 from merging.models.evaluate import evaluate
 from merging.models.materialise import materialise
-from merging.preflight import check_expert
+from merging.preflight.expert import check_expert
 from merging.settings import MergeSettings
 from merging.vectors.backbone import Backbone
 from merging.vectors.expert_set import ExpertSet

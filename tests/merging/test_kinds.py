@@ -49,7 +49,7 @@ from merging.learning.learn import learn_coefficients
 from merging.learning.taskmodels import TaskModels
 from merging.models.evaluate import evaluate
 from merging.models.materialise import materialise, verify
-from merging.preflight import check_expert
+from merging.preflight.expert import check_expert
 from merging.serving import AUTO_CLASSES, model_class
 from merging.settings import MergeSettings
 from merging.vectors.backbone import Backbone

@@ -88,9 +88,20 @@ SPOILT = {
 
 
 def test_a_good_expert_is_opened(base, folder):
-    opened, contract = look(base, folder)
-    assert opened.task == "weather"
-    assert contract.passed
+    checked = look(base, folder)
+    assert checked.expert.task == "weather"
+    assert checked.contract.passed
+    assert checked.remarks == ()
+
+
+def test_what_is_worth_knowing_of_an_expert_that_fits_is_said(base, folder):
+    labels = json.loads((folder / "config.json").read_text())["id2label"]
+    names = {index: f"LABEL_{index}" for index in labels}
+    change_config(folder, id2label=names, label2id={v: int(k) for k, v in names.items()})
+    renamed = {label: names[index] for index, label in labels.items()}
+    change_table(folder, lambda t: t.assign(label=t["label"].replace(renamed)))
+
+    assert "set id2label in its config.json" in " ".join(look(base, folder).remarks)
 
 
 @pytest.mark.parametrize("how", SPOILT)

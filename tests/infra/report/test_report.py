@@ -89,7 +89,7 @@ def everything() -> ReportInputs:
         cosines={a: {b: 1.0 if a == b else -0.1 for b in tasks} for a in tasks},
         plan={"groups": [[["reviews", "tweets"]]], "peak_bytes": 3 << 20},
         members=[
-            Member("reviews", HOSTILE, "d" * 64, "javascript:alert(1)"),
+            Member("reviews", HOSTILE, "d" * 64, "javascript:alert(1)", (HOSTILE,)),
             Member("tweets", "tweets/1", "e" * 64, "https://example.org/tweets"),
         ],
         champion_members=[Member("reviews", "reviews/1"), Member("gone", "gone/4")],

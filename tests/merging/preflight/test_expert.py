@@ -12,7 +12,9 @@ from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import ExpertFiles
 from merging.kinds import ModelKind
-from merging.preflight import Mismatch, check_base, check_expert
+from merging.preflight.base import check_base
+from merging.preflight.expert import check_expert
+from merging.preflight.mismatch import Mismatch
 
 Copy = Callable[[Path], Path]
 

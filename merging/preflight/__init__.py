@@ -1,0 +1,1 @@
+"""Whether an expert fits its base, found out before anything is merged."""
