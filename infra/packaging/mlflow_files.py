@@ -23,7 +23,10 @@ from merging.kinds import ModelKind
 from merging.models.folder import CODE, MergedFolder
 
 _MODULE = "merged_model"
-_NEEDS = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pillow")
+_NEEDS = (
+    *("torch", "transformers", "tokenizers", "sentencepiece", "tiktoken", "protobuf"),
+    *("safetensors", "numpy", "pandas", "pillow"),
+)
 
 
 def add_mlflow_files(folder: MergedFolder, kind: ModelKind, model_id: str) -> None:

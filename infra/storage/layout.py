@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from merging.errors import InvalidInput
+from merging.models.folder import COMPANIONS
 
 _CHECKPOINT = ("config.json", "adapter_config.json")
 _TABLES = ("examples.parquet", "examples.jsonl")
-_WANTED = {".safetensors", ".json", ".txt", ".model", ".parquet", ".jsonl"}
+_WANTED = {".safetensors", ".parquet", ".jsonl", *COMPANIONS}
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 

@@ -12,6 +12,12 @@ MANIFEST = "manifest.json"
 REPORT = "report"
 PROBE = "probe.json"
 CODE = "code"
+# Files of a base that a model needs beside its weights end so; none could be code or a pickle. The
+# last four are vocabularies, of Marian, PhoBERT, ProphetNet and of what was trained with tiktoken.
+COMPANIONS = (
+    *(".json", ".txt", ".model", ".jinja"),
+    *(".spm", ".codes", ".tokenizer", ".tiktoken"),
+)
 
 
 @dataclass(frozen=True)

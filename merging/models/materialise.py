@@ -15,15 +15,13 @@ from merging.errors import InvalidInput, NotReproduced
 from merging.experts.checkpoint import Checkpoint, digest_file
 from merging.experts.heads import Head
 from merging.models.coefficients import Coefficients
-from merging.models.folder import MergedFolder
+from merging.models.folder import COMPANIONS, MergedFolder
 from merging.safefile import Spec, write_tensors
 from merging.vectors.deltas import Source, backbone_names, summed_blocks
 from merging.vectors.expert_set import ExpertSet
 from merging.vectors.preprocess import processed_sources
 
 SHARD_BYTES = 5_000_000_000  # Most bytes of a weight file, unless one tensor is larger.
-# Files of the base that a model needs beside its weights end so; none could be code or a pickle.
-COMPANIONS = (".json", ".txt", ".model", ".jinja")
 # Gives a merged tensor by its canonical name, whole or in blocks of rows.
 Merged = Callable[[str], Tensor | Iterable[Tensor]]
 

@@ -56,6 +56,13 @@ def test_what_is_no_single_expert_is_refused_with_what_was_found(paths, message)
         find_layout(paths, "here")
 
 
+@pytest.mark.parametrize(
+    "name", ["source.spm", "bpe.codes", "qwen.tiktoken", "chat_template.jinja"]
+)
+def test_vocabularies_are_wanted_whatever_they_are_called(name):
+    assert is_wanted(name)
+
+
 def test_pickles_and_code_are_never_pulled():
     wanted = [
         p for p in ("a.bin", "a.pt", "a.pkl", "a.py", "MLmodel", "a.safetensors") if is_wanted(p)
