@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +13,12 @@ from infra.families import Family
 from infra.storage.layout import find_layout_on_disk
 from infra.storage.manifest import MergedExpert
 from merging.errors import InvalidInput, MergeQueueError
+from merging.experts.examples import read_table
 from merging.experts.expert import Expert, ExpertFiles, open_expert, read_head
-from merging.experts.tables import read_table
-from merging.preflight.expert import check_expert
+from merging.preflight.expert import check_task_model, comparisons
 from merging.preflight.mismatch import Mismatch
 from merging.preflight.remarks import remarks
+from tasks.inspection import Inspection, Told
 from tasks.values import Base, Member, Pulled
 
 
@@ -69,7 +70,14 @@ def preflight(family: Family, base: Base, pulled: Pulled) -> Member:
     return Member(record, checked.expert, checked.contract, checked.remarks)
 
 
-def open_checked(family: Family, base: Base, task_name: str, directory: Path, who: str) -> Checked:
+def open_checked(
+    family: Family,
+    base: Base,
+    task_name: str,
+    directory: Path,
+    who: str,
+    told: Told = lambda _: None,
+) -> Checked:
     """Opens an expert's folder after checking weights and examples.
 
     Args:
@@ -78,22 +86,44 @@ def open_checked(family: Family, base: Base, task_name: str, directory: Path, wh
         task_name: Its ML task.
         directory: Its folder.
         who: What messages call it.
+        told: Is told what each check found, also those after one that refused.
 
     Raises:
         IncompatibleExpert: Its tensors, tokenizer or configuration differ from the base's.
         InvalidInput: Its examples table does not keep the data contract.
     """
-    kind = family.kind
-    layout = find_layout_on_disk(directory)
-    checkpoint, table = directory / layout.checkpoint, directory / layout.examples
-    files = ExpertFiles(checkpoint)
-    if mismatches := check_expert(base.checkpoint, files, kind):
-        again = f"Fine-tune it again from the base of family {family.name!r} ({family.base})."
-        # What may be mended otherwise comes first: most people stop at the first remedy.
-        remedies = dict.fromkeys(m.remedy or again for m in mismatches)
-        raise IncompatibleExpert(who, mismatches, " ".join(sorted(remedies, key=again.__eq__)))
-    labels = read_head(task_name, files, kind).labels
-    contract = check_examples(read_table(table), kind, labels, family.gate, task=task_name)
+    kind, inspection = family.kind, Inspection(told)
+    with inspection.look("files"):
+        layout = find_layout_on_disk(directory)
+        files, table = ExpertFiles(directory / layout.checkpoint), directory / layout.examples
+        _ = files.config, files.adapter if files.is_adapter else files.checkpoint
+    inspection.stop_if_refused()
+
+    def fits(mismatches: Iterable[Mismatch]) -> None:
+        if found := tuple(mismatches):
+            raise _incompatible(family, who, found)
+
+    for check, mismatches in comparisons(base.checkpoint, files, kind):
+        with inspection.look(check):
+            fits(mismatches)
+    if not inspection.refusals:
+        with inspection.look("values"):
+            fits(check_task_model(base.checkpoint, files, kind))
+    with inspection.look("examples"):
+        contract = _check_table(family, files, table, task_name, who)
+    inspection.stop_if_refused()
+    with inspection.look("expert") as sentences:
+        expert = open_expert(task_name, files, kind, examples=table)
+        sentences += remarks(expert)
+    inspection.stop_if_refused()
+    return Checked(expert, contract, tuple(sentences))
+
+
+def _check_table(
+    family: Family, files: ExpertFiles, table: Path, task_name: str, who: str
+) -> ContractResult:
+    labels = read_head(task_name, files, family.kind).labels
+    contract = check_examples(read_table(table), family.kind, labels, family.gate, task=task_name)
     if not contract.passed:
         raise InvalidInput(
             where=f"examples of {who}",
@@ -101,5 +131,11 @@ def open_checked(family: Family, base: Base, task_name: str, directory: Path, wh
             found=" ".join(contract.sentences),
             remedy="Correct the table and register the expert again.",
         )
-    expert = open_expert(task_name, files, kind, examples=table)
-    return Checked(expert, contract, tuple(remarks(expert)))
+    return contract
+
+
+def _incompatible(family: Family, who: str, mismatches: Sequence[Mismatch]) -> IncompatibleExpert:
+    again = f"Fine-tune it again from the base of family {family.name!r} ({family.base})."
+    # What may be mended otherwise comes first: most people stop at the first remedy.
+    remedies = dict.fromkeys(m.remedy or again for m in mismatches)
+    return IncompatibleExpert(who, mismatches, " ".join(sorted(remedies, key=again.__eq__)))

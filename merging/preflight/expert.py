@@ -28,17 +28,28 @@ def check_expert(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> tuple
         files: The expert's model, a full checkpoint or a PEFT adapter.
         kind: The kind of model.
     """
+    found: list[Mismatch] = []
     try:
-        mismatches = [*compare_configurations(base.config, files.config)]
-        mismatches += compare_tokenizers(base.directory, files.directory)
-        mismatches += compare_image_processors(base.directory, files.directory)
-        if not files.is_adapter:
-            mismatches += _headers(base, files.checkpoint, kind)
-        if not mismatches:
-            mismatches += _task_model(base, files, kind)
+        for _, mismatches in comparisons(base, files, kind):
+            found += mismatches
+        if not found:
+            found += check_task_model(base, files, kind)
     except InvalidInput as error:
         return (Mismatch(Path(error.where).name, error.expected, error.found),)
-    return tuple(mismatches)
+    return tuple(found)
+
+
+def comparisons(
+    base: Checkpoint, files: ExpertFiles, kind: ModelKind
+) -> Iterator[tuple[str, Iterator[Mismatch]]]:
+    """What of an expert is compared with its base before any value is read, and each difference."""
+    yield "configuration", compare_configurations(base.config, files.config)
+    if kind.reads_images:
+        yield "image processor", compare_image_processors(base.directory, files.directory)
+    else:
+        yield "tokenizer", compare_tokenizers(base.directory, files.directory)
+    if not files.is_adapter:
+        yield "tensors", _headers(base, files.checkpoint, kind)
 
 
 def _headers(base: Checkpoint, expert: Checkpoint, kind: ModelKind) -> Iterator[Mismatch]:
@@ -55,7 +66,7 @@ def _headers(base: Checkpoint, expert: Checkpoint, kind: ModelKind) -> Iterator[
             yield Mismatch(name, str(ours.dtype), str(theirs.dtype))
 
 
-def _task_model(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> Iterator[Mismatch]:
+def check_task_model(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> Iterator[Mismatch]:
     """Tensors that the task model needs and the expert, or the base, does not have; then values."""
     head = read_head("task", files, kind)
     try:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from infra.families import Family
 from merging.errors import InvalidInput
+from tasks.inspection import Finding
 from tasks.preflight import IncompatibleExpert, open_checked
 from tasks.values import Base
 
@@ -123,3 +124,21 @@ def test_the_base_itself_is_no_expert(base, folder):
     change_weights(folder, undo)
     with pytest.raises(IncompatibleExpert, match="zero"):
         look(base, folder)
+
+
+def test_every_check_is_told_also_after_one_that_refused(base, folder):
+    change_config(folder, hidden_act="relu")
+    change_table(folder, lambda t: t.head(20))
+    told: list[Finding] = []
+
+    with pytest.raises(IncompatibleExpert, match="hidden_act"):
+        open_checked(FAMILY, Base(base, "digest"), "weather", folder, "f-weather/1", told.append)
+
+    verdicts = {finding.check: finding.verdict for finding in told}
+    assert verdicts == {
+        "files": "ok",
+        "configuration": "refused",
+        "tokenizer": "ok",
+        "tensors": "ok",
+        "examples": "refused",
+    }
