@@ -12,7 +12,7 @@ from infra.notify import Notice
 from infra.queue import MergeQueue
 from merging.errors import MergeQueueError
 from tasks.audit import check_mirror, check_rebuild, check_scores
-from tasks.find import find_deployed, find_version
+from tasks.find import find_deployed
 from tasks.notify import notify
 from tasks.promote import check_health
 from tasks.pull import pull_base, pull_champion
@@ -55,7 +55,7 @@ def audit(family: str) -> tuple[str, ...]:
             return ()
         findings = list(check_mirror(queue, newest))
         try:
-            check_health(queue, find_version(queue, newest.version))
+            check_health(queue, newest.model)
             base = pull_base(queue)
             deployed = pull_champion(queue, newest)
             findings += check_rebuild(base, deployed)

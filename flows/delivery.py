@@ -10,9 +10,8 @@ from prefect import get_run_logger
 from infra.errors import Refused
 from infra.notify import Notice
 from infra.queue import MergeQueue
-from infra.registry.merged import MergedVersion
 from infra.registry.tags import APPROVAL
-from infra.storage.promotions import Promotion
+from infra.storage.promotions import Promotion, Recorded
 from tasks.find import find_deployed
 from tasks.mirror import repair_mirror
 from tasks.notify import notify
@@ -40,7 +39,9 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
     supersede_candidates(queue, version, f"Version {version.version} merges newer experts.")
     if queue.family.promotion == "auto" and report.verdict == "passed":
         reason = f"Merges {describe(arrivals)}; the gate passed on every task."
-        promote_candidate(queue, version, "policy: auto", reason)
+        files = queue.attempts.candidate(candidate.build.key)
+        model = Recorded(version.version, files, candidate.manifest.digest)
+        promote_candidate(queue, model, "policy: auto", reason)
         return Outcome(tasks, "promoted", reason, version.version)
     reason = (
         f"Waits for review of version {version.version}: set its tag {APPROVAL} to approved "
@@ -53,7 +54,7 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
 
 
 def promote_candidate(
-    queue: MergeQueue, version: MergedVersion, decided_by: str, reason: str
+    queue: MergeQueue, model: Recorded, decided_by: str, reason: str
 ) -> Promotion:
     """Makes a candidate the deployed model, unless anything speaks against it now.
 
@@ -63,16 +64,16 @@ def promote_candidate(
         Conflict: Another run committed at the same moment.
     """
     newest = find_deployed(queue)
-    manifest = check_health(queue, version)
+    manifest = check_health(queue, model)
     if manifest.champion_sequence != (newest.sequence if newest else 0):
         raise Refused(
-            f"Version {version.version} was built on promotion {manifest.champion_sequence}, but "
+            f"Version {model.version} was built on promotion {manifest.champion_sequence}, but "
             f"the newest is {newest.sequence if newest else 0}: the deployed model has changed.",
             "The next merge builds a new candidate on it.",
         )
-    entry = commit(queue, version, newest, "promote", decided_by, reason)
+    entry = commit(queue, model, newest, "promote", decided_by, reason)
     repair_mirror(queue)
-    subject = f"{queue.name} version {version.version} is deployed"
+    subject = f"{queue.name} version {model.version} is deployed"
     notify(queue.family, Notice("promoted", queue.name, subject, reason))
     get_run_logger().info("%s: %s", subject, reason)
     return entry

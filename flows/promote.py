@@ -14,10 +14,10 @@ from infra.errors import Conflict, Corrupt, Refused
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
 from infra.registry.merged import MergedVersion
-from infra.registry.tags import APPROVAL, VALIDATION
-from tasks.find import find_arrivals, find_version
+from infra.registry.tags import APPROVAL
+from infra.storage.promotions import Recorded
+from tasks.find import find_arrivals, find_judged, find_version
 from tasks.mirror import repair_mirror
-from tasks.register import VALIDATIONS
 from tasks.settle import record_review, settle_expert, settle_version
 
 
@@ -54,6 +54,7 @@ def carry_out(queue: MergeQueue, version: MergedVersion) -> str:
 
     Raises:
         Refused: There is no decision, or it comes too late, or the candidate did not pass.
+        Corrupt: The queue never built what the version names.
         Conflict, Corrupt: See :func:`flows.delivery.promote_candidate`.
     """
     tags = version.tags
@@ -71,27 +72,28 @@ def carry_out(queue: MergeQueue, version: MergedVersion) -> str:
             f"{tags.approval} any more.",
             "Review the newest candidate, or roll back.",
         )
+    model, report = find_judged(queue, version)
     if tags.approval == "rejected":
-        return reject(queue, version, who)
-    if tags.validation not in {VALIDATIONS[verdict] for verdict in queue.family.gate.acceptable}:
+        return reject(queue, version, model, who)
+    if report.verdict not in queue.family.gate.acceptable:
         raise Refused(
-            f"{VALIDATION} is {tags.validation!r}; only a candidate that passed the gate can be "
+            f"the gate's verdict is {report.verdict}; only a candidate that passed it can be "
             "promoted.",
             "Read its report for what to improve.",
         )
     try:
-        entry = promote_candidate(queue, version, who, tags.review_reason or "Approved in review.")
+        entry = promote_candidate(queue, model, who, tags.review_reason or "Approved in review.")
     except (Refused, Conflict) as error:
         settle_version(queue, version, "superseded", str(error))
         raise
     return f"Promoted ({entry.sequence}) at {entry.time:%Y-%m-%d %H:%M} UTC, decided by {who}."
 
 
-def reject(queue: MergeQueue, version: MergedVersion, who: str) -> str:
+def reject(queue: MergeQueue, version: MergedVersion, model: Recorded, who: str) -> str:
     """Settles a candidate and the experts that are new in it, and says why."""
     reason = version.tags.review_reason or "no reason given"
     words = f"Rejected in review of version {version.version} by {who}: {reason}."
-    for expert in find_arrivals(queue, version):
+    for expert in find_arrivals(queue, model):
         settle_expert(queue, expert, "rejected", words)
     settle_version(queue, version, "rejected", words)
     return words

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from infra.errors import Corrupt, Refused
+from infra.errors import Refused
 from infra.flowrun import one_at_a_time
 from infra.notify import Notice
 from infra.queue import MergeQueue
-from infra.registry.merged import MergedVersion
 from infra.storage.promotions import Promotion, version_before
-from tasks.find import find_version, read_promotions
+from tasks.find import read_promotions
 from tasks.mirror import repair_mirror
 from tasks.notify import notify
 from tasks.promote import check_health, commit
@@ -47,13 +46,12 @@ def rollback(
         repair_mirror(queue)
         entries = read_promotions(queue)
         earlier = choose_target(family, entries, to)
-        version = find_version(queue, earlier.version)
-        check_source(version, earlier)
-        check_health(queue, version)
+        model = earlier.model
+        check_health(queue, model)
         newest = entries[-1]
         words = f"Rolled back from version {newest.version}"
         words += f": {reason.removesuffix('.')}." if reason else "."
-        entry = commit(queue, version, newest, "rollback", decided_by, words)
+        entry = commit(queue, model, newest, "rollback", decided_by, words)
         supersede_candidates(queue, None, words)
         repair_mirror(queue)
         subject = f"{family} is back at version {earlier.version}"
@@ -85,20 +83,3 @@ def choose_target(family: str, entries: Sequence[Promotion], to: int | None) -> 
             "Choose one of the earlier ones.",
         )
     return by_version[target]
-
-
-def check_source(version: MergedVersion, promotion: Promotion) -> None:
-    """Compares what MLflow says of a version with what the log says.
-
-    Raises:
-        Corrupt: They differ.
-    """
-    recorded = promotion.location, promotion.manifest_sha256
-    if (version.source, version.manifest_sha256) != recorded:
-        raise Corrupt(
-            where=f"version {version.version} in MLflow",
-            expected=f"source and manifest digest of promotion {promotion.sequence}: "
-            f"{', '.join(recorded)}",
-            found=f"{version.source}, {version.manifest_sha256}",
-            remedy="Restore both as that entry of the log has them.",
-        )

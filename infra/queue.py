@@ -10,9 +10,10 @@ from infra.engine import Engine
 from infra.families import Family, load_family
 from infra.registry.registry import Registry
 from infra.settings import Settings
+from infra.storage.attempts import Attempts
 from infra.storage.cache import Cache
 from infra.storage.promotions import PromotionLog
-from infra.storage.store import ObjectStore, S3Uri, connect_store
+from infra.storage.store import ObjectStore, connect_store
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ class MergeQueue:
         """The family's name, which is also its registered model's."""
         return self.family.name
 
-    def candidate(self, key: str) -> S3Uri:
-        """The folder of a candidate's files; its build key is its name."""
-        return self.family.root / "merged" / key
+    @property
+    def attempts(self) -> Attempts:
+        """What was decided on each build of the family."""
+        return Attempts(self.store, self.family.root)
 
     def work(self, key: str) -> Path:
         """A scratch folder that outlives a killed run, one per build key."""

@@ -9,7 +9,8 @@ from infra.registry.experts import ExpertVersion
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import STATUS
 from infra.storage.manifest import Manifest
-from infra.storage.promotions import Promotion
+from infra.storage.promotions import Promotion, Recorded
+from merging.gate import GateReport
 from tasks.retry import SIDE_EFFECT
 
 _OPEN = {"waiting", "merging"}  # A run that was killed leaves "merging" behind.
@@ -56,17 +57,33 @@ def find_version(queue: MergeQueue, number: int) -> MergedVersion:
 
 
 @task(**SIDE_EFFECT)
-def find_arrivals(queue: MergeQueue, version: MergedVersion) -> tuple[ExpertVersion, ...]:
-    """The experts that are new in a merged version.
+def find_judged(queue: MergeQueue, version: MergedVersion) -> tuple[Recorded, GateReport]:
+    """What the queue itself recorded of the candidate that a version in MLflow stands for.
 
     Raises:
-        Corrupt: Its manifest is not what was recorded.
+        Corrupt: It has no such record.
     """
-    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
+    return queue.attempts.judged(version.version, version.source)
+
+
+@task(**SIDE_EFFECT)
+def find_arrivals(queue: MergeQueue, model: Recorded) -> tuple[ExpertVersion, ...]:
+    """The experts of a candidate that were not in the model which it was built on.
+
+    Raises:
+        Corrupt: A manifest is not what was recorded.
+    """
+    manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
+    before: set[tuple[str, str]] = set()
+    for entry in queue.promotions.entries():
+        if entry.sequence == manifest.champion_sequence:
+            built_on = entry.model
+            old = Manifest.read(queue.store, built_on.location, built_on.manifest_sha256)
+            before = {(record.task, record.digest) for record in old.experts}
     return tuple(
         queue.registry.experts.get(record.name, record.version)
         for record in manifest.experts
-        if record.task in version.tags.arrivals
+        if (record.task, record.digest) not in before
     )
 
 

@@ -29,7 +29,7 @@ def package_candidate(
 
     A folder whose manifest is already in the object store is complete, and is kept as it is.
     """
-    location = queue.candidate(build.key)
+    location = queue.attempts.candidate(build.key)
     if queue.store.exists(location / MANIFEST):
         return Manifest.read(queue.store, location)
     add_mlflow_files(merged, build.family.kind, build.key)

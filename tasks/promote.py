@@ -11,22 +11,21 @@ from prefect import task
 
 from infra.flowrun import run_id
 from infra.queue import MergeQueue
-from infra.registry.merged import MergedVersion
 from infra.storage.manifest import Manifest, download_model
-from infra.storage.promotions import Promotion
+from infra.storage.promotions import Promotion, Recorded
 from tasks.retry import SIDE_EFFECT
 
 
 @task(**SIDE_EFFECT)
-def check_health(queue: MergeQueue, version: MergedVersion) -> Manifest:
+def check_health(queue: MergeQueue, model: Recorded) -> Manifest:
     """Downloads a merged model afresh, compares every digest, loads it and asks it.
 
     Raises:
         Corrupt: Some file is not what was recorded, or the model answers differently.
     """
-    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
+    manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
     with tempfile.TemporaryDirectory(dir=queue.settings.cache_dir) as folder:
-        download_model(queue.store, version.location, manifest, Path(folder))
+        download_model(queue.store, model.location, manifest, Path(folder))
         queue.engine.check_answers(Path(folder))
     return manifest
 
@@ -34,22 +33,22 @@ def check_health(queue: MergeQueue, version: MergedVersion) -> Manifest:
 @task(**SIDE_EFFECT)
 def commit(
     queue: MergeQueue,
-    version: MergedVersion,
+    model: Recorded,
     after: Promotion | None,
     action: Literal["promote", "rollback"],
     decided_by: str,
     reason: str,
 ) -> Promotion:
-    """Writes the entry that makes a version the deployed one.
+    """Writes the entry that makes a merged model the deployed one.
 
     Raises:
         Conflict: Another run has changed the deployed model since ``after``.
     """
     return queue.promotions.append(
         after,
-        version=version.version,
-        location=str(version.location),
-        manifest_sha256=version.manifest_sha256,
+        version=model.version,
+        location=str(model.location),
+        manifest_sha256=model.manifest_sha256,
         action=action,
         decided_by=decided_by,
         reason=reason,

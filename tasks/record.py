@@ -1,8 +1,4 @@
-"""What an attempt leaves behind: an MLflow run for people, and its outcome for the next run.
-
-The outcome is one small object under ``attempts/<build key>.json``, written last. A run that was
-killed, or that meets the same inputs again, finds it there and does not repeat the work.
-"""
+"""What an attempt leaves behind: an MLflow run for people, and the decision for the next run."""
 
 from __future__ import annotations
 
@@ -11,13 +7,12 @@ from pathlib import Path
 from statistics import mean
 
 from prefect import task
-from pydantic import BaseModel, ConfigDict
 
 from infra.queue import MergeQueue
 from infra.registry.runs import RunRecord, UsedExamples
 from infra.report.summary import gate_metrics
+from infra.storage.attempts import Decided
 from infra.storage.manifest import Manifest
-from infra.storage.store import S3Uri
 from merging.gate import GateReport
 from merging.learning.learn import Learned
 from tasks.evaluate import decisions
@@ -27,25 +22,18 @@ from tasks.values import Attempt, Build, Candidate, Member, Rejected, describe
 _SIDES = ("calibration", "gate")
 
 
-class _Outcome(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    run_id: str
-    manifest_sha256: str | None
-    report: GateReport
-
-
 @task(**SIDE_EFFECT)
 def find_attempt(queue: MergeQueue, build: Build) -> Attempt | None:
     """What came of this build before, or None if it never came to an end."""
-    uri = _location(queue, build)
-    if not queue.store.exists(uri):
+    decided = queue.attempts.find(build.key)
+    if decided is None:
         return None
-    outcome = _Outcome.model_validate_json(queue.store.read(uri))
     manifest = None
-    if outcome.manifest_sha256:
-        manifest = Manifest.read(queue.store, queue.candidate(build.key), outcome.manifest_sha256)
-    return _attempt(queue, build, outcome, manifest)
+    if decided.manifest_sha256:
+        manifest = Manifest.read(
+            queue.store, queue.attempts.candidate(build.key), decided.manifest_sha256
+        )
+    return _attempt(queue, build, decided, manifest)
 
 
 @task(**SIDE_EFFECT)
@@ -57,7 +45,7 @@ def record_attempt(
     pages: Path,
     manifest: Manifest | None,
 ) -> Attempt:
-    """Logs an attempt as an MLflow run and writes its outcome.
+    """Logs an attempt as an MLflow run and writes down the decision.
 
     Args:
         queue: The family's queue.
@@ -71,22 +59,18 @@ def record_attempt(
     for member in build.members:
         queue.store.write(decisions(queue, member) / build.key, b"")
     digest = manifest.digest if manifest else None
-    outcome = _Outcome(run_id=run_id, manifest_sha256=digest, report=report)
-    queue.store.write(_location(queue, build), outcome.model_dump_json().encode())
-    return _attempt(queue, build, outcome, manifest)
-
-
-def _location(queue: MergeQueue, build: Build) -> S3Uri:
-    return queue.family.root / "attempts" / f"{build.key}.json"
+    decided = Decided(run_id=run_id, manifest_sha256=digest, report=report)
+    queue.attempts.record(build.key, decided)
+    return _attempt(queue, build, decided, manifest)
 
 
 def _attempt(
-    queue: MergeQueue, build: Build, outcome: _Outcome, manifest: Manifest | None
+    queue: MergeQueue, build: Build, decided: Decided, manifest: Manifest | None
 ) -> Attempt:
-    page = queue.registry.runs.page(outcome.run_id)
+    page = queue.registry.runs.page(decided.run_id)
     if manifest is None:
-        return Rejected(build, outcome.report, outcome.run_id, page)
-    return Candidate(build, outcome.report, outcome.run_id, page, manifest)
+        return Rejected(build, decided.report, decided.run_id, page)
+    return Candidate(build, decided.report, decided.run_id, page, manifest)
 
 
 def _run(build: Build, learned: Learned, report: GateReport, pages: Path) -> RunRecord:

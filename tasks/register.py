@@ -28,7 +28,7 @@ def register_candidate(queue: MergeQueue, candidate: Candidate) -> MergedVersion
     build, manifest = candidate.build, candidate.manifest
     return queue.registry.merged.register(
         queue.name,
-        queue.candidate(build.key),
+        queue.attempts.candidate(build.key),
         candidate.run_id,
         CandidateTags(
             status="candidate",

@@ -9,6 +9,7 @@ only mirror it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -16,6 +17,24 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from infra.errors import Conflict, Corrupt
 from infra.storage.store import ObjectStore, S3Uri, StoredObject
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A merged model as the queue itself wrote it down in the object store.
+
+    The version of that number in MLflow is a request and a mirror; what its tags and its source say
+    is not believed.
+
+    Attributes:
+        version: Its number in MLflow.
+        location: The folder of its files.
+        manifest_sha256: The digest of its manifest.
+    """
+
+    version: int
+    location: S3Uri
+    manifest_sha256: str
 
 
 class Promotion(BaseModel):
@@ -33,6 +52,11 @@ class Promotion(BaseModel):
     reason: str
     run_id: str
     time: AwareDatetime
+
+    @property
+    def model(self) -> Recorded:
+        """What became the deployed model."""
+        return Recorded(self.version, S3Uri.parse(self.location), self.manifest_sha256)
 
 
 class PromotionLog:

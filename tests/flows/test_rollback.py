@@ -6,10 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from flows.rollback import check_source, choose_target
-from infra.errors import Corrupt, Refused
-from infra.registry.merged import MergedVersion
-from infra.registry.tags import CandidateTags
+from flows.rollback import choose_target
+from infra.errors import Refused
 from infra.storage.promotions import Promotion
 
 
@@ -53,11 +51,3 @@ def test_a_version_that_was_deployed_twice_is_taken_from_its_newest_entry():
 def test_what_was_never_deployed_or_is_deployed_is_refused(versions, to, told):
     with pytest.raises(Refused, match=told):
         choose_target("f", log(*versions), to)
-
-
-def test_mlflow_is_not_believed_where_the_log_says_otherwise():
-    (entry,) = log(1)
-    tags = CandidateTags(manifest_sha256="digest-1")
-    check_source(MergedVersion("f", 1, entry.location, None, tags), entry)
-    with pytest.raises(Corrupt, match="promotion 1"):
-        check_source(MergedVersion("f", 1, "s3://elsewhere/x", None, tags), entry)

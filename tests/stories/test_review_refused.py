@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from inline_snapshot import snapshot
+from mlflow import MlflowClient
 
-from tests.stories.world import FAMILY
+from infra.storage.store import S3Uri
+from tests.stories.world import FAMILY, write_family
 
 pytestmark = pytest.mark.family(promotion="review")
 
@@ -109,15 +111,54 @@ version 2 reads in review: Refused: health check of the merged model on a fresh 
 """)
 
 
-def test_a_candidate_that_did_not_pass_cannot_be_approved(candidate):
+def test_a_tag_that_says_failed_is_not_believed_either(candidate):
     candidate.tag(FAMILY, 2, "validation_status", "failed")
-    assert candidate.types("approve reviews 2") == snapshot("""\
-log: reviews version 2: Refused: validation_status is 'failed'; only a candidate that passed the
-    gate can be promoted. Read its report for what to improve.
-version 2 reads in review: Refused: validation_status is 'failed'; only a candidate that passed
-    the gate can be promoted. Read its report for what to improve.
+    assert "Promoted (2)" in candidate.types("approve reviews 2")
+
+
+@pytest.mark.family(promotion="review", gate={"margin": 0.05, "inconclusive": "review"})
+def test_a_candidate_that_the_policy_does_not_accept_any_more_cannot_be_approved(deployed):
+    deployed.land("food", 90, gate=60)
+    deployed.sweep()
+    write_family(deployed.queue.settings.families_dir, "http://127.0.0.1:9", promotion="review")
+    deployed.tag(FAMILY, 2, "validation_status", "passed")
+    assert deployed.types("approve reviews 2") == snapshot("""\
+log: reviews version 2: Refused: the gate's verdict is inconclusive; only a candidate that
+    passed it can be promoted. Read its report for what to improve.
+version 2 reads in review: Refused: the gate's verdict is inconclusive; only a candidate that
+    passed it can be promoted. Read its report for what to improve.
 > 〃\
 """)
+
+
+@pytest.mark.parametrize("decision", ["approved", "rejected"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "s3://models/uploads/forged",
+        f"s3://models/reviews/merged/{'0' * 64}",
+        "s3://models/reviews/merged/../merged/x",
+        "file:///etc",
+    ],
+)
+def test_a_version_that_somebody_made_in_mlflow_is_neither_promoted_nor_rejected(
+    candidate, source, decision
+):
+    """Its tags say that it passed and was approved, and its files are its author's."""
+    client, queue = MlflowClient(), candidate.queue
+    real = client.get_model_version(FAMILY, "2")
+    if source.startswith("s3://models/") and ".." not in source:
+        for item in queue.store.list(S3Uri.parse(real.source)):
+            queue.store.write(S3Uri.parse(source) / item.path, queue.store.read(item.uri))
+    tags = real.tags | {"approval_status": decision, "validation_status": "passed"}
+    client.create_model_version(FAMILY, source, tags=tags, await_creation_for=0)
+    log = queue.promotions.entries()
+    unknown = "Nothing is done with it; review a version that the queue registered."
+    assert unknown in " ".join(candidate.types(f"promote {FAMILY} 3").split())
+    candidate.sweep()
+    assert queue.promotions.entries() == log
+    assert queue.registry.experts.get("reviews-food", 1).status == "merging"
+    assert unknown in " ".join(candidate.types(f"pull {FAMILY} x --version 3").split())
 
 
 def test_an_expert_that_is_spoilt_while_it_waits_for_review_is_rejected(candidate):
