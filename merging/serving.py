@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -40,6 +40,9 @@ LONGEST_TEXT = 512  # Tokens of a text, where neither tokenizer nor configuratio
 NEW_TOKENS = 64  # Most tokens of a generated answer.
 BATCH = 32  # Inputs in one forward pass.
 ACCELERATOR_BATCH = 256  # Short texts in one pass of a classifier on an accelerator, at most.
+MOST_PIXELS = 50_000_000  # Of an image, so that decoding one takes a bounded memory.
+# Others are left out, since Pillow hands some of them to programs outside.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM")
 # The auto classes of each kind of model. A generator has a second one, for an encoder with a decoder.
 # Whatever else differs by kind follows from them: what reads the inputs, and whether text is written.
 AUTO_CLASSES: dict[str, tuple[Any, ...]] = {
@@ -242,12 +245,38 @@ def decode_image(value: bytes | str) -> Image.Image:
         TaskError: It is neither.
     """
     try:
-        data = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, binascii.Error, OSError, TypeError, ValueError) as error:
+        return load_image(
+            base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
+        )
+    except (binascii.Error, TypeError, ValueError) as error:
         raise TaskError(
-            f"An input is not an image ({error}). Send PNG or JPEG bytes, in base64 over HTTP."
+            f"An input is not an image that can be read: {error}. Send PNG or JPEG bytes, in base64 "
+            "over HTTP."
         ) from error
+
+
+def load_image(data: bytes) -> Image.Image:
+    """An RGB image, with the pixels that `transformers.image_utils.load_image` gives.
+
+    Raises:
+        ValueError: It is damaged or too large, or RGB cannot hold it.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        if image.width * image.height > MOST_PIXELS:  # Until here only the header was read.
+            raise ValueError(
+                f"it has {image.width:,} by {image.height:,} pixels, {MOST_PIXELS:,} are the most"
+            )
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith(("I", "F")):  # Pillow would clip it to white or black.
+            raise ValueError("it has more than 8 bits a channel, save it with 8")
+        return upright.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"it is none of {', '.join(IMAGE_FORMATS)}") from error
+    except ValueError:
+        raise
+    except Exception as error:  # Decoders raise whatever a damaged file leads them to.
+        raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from error
 
 
 def label_names(config: Mapping[str, Any]) -> list[str]:

@@ -13,8 +13,8 @@ from infra.families import Family
 from infra.storage.layout import find_layout_on_disk
 from infra.storage.manifest import MergedExpert
 from merging.errors import InvalidInput, MergeQueueError
-from merging.experts.examples import read_table
 from merging.experts.expert import Expert, ExpertFiles, open_expert, read_head
+from merging.experts.tables import read_table
 from merging.preflight.expert import check_task_model, comparisons
 from merging.preflight.mismatch import Mismatch
 from merging.preflight.remarks import remarks

@@ -32,7 +32,7 @@ def check_examples(
     """Checks an expert's examples table as it lands, before anything is computed from it.
 
     Args:
-        table: As `merging.experts.examples.read_table` gives it.
+        table: As `merging.experts.tables.read_table` gives it.
         kind: The family's kind of model.
         labels: The expert's label names by class index, empty for generation.
         policy: Of the family: how many gate examples the task's margin needs.

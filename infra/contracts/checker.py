@@ -35,7 +35,8 @@ class Rule:
         remedy: What to do about it, a sentence.
         critical: Whether breaking it breaks the contract; else it is a warning.
         may_be_missing: Rows without a value are left out instead of breaking the rule.
-        show_values: Whether the sentence quotes offending values beside their rows.
+        show_values: Whether the sentence shows offending values beside their rows.
+        quoted: Whether these are values of the table; else they are words about them.
     """
 
     expectation: Expectation
@@ -44,6 +45,7 @@ class Rule:
     critical: bool = True
     may_be_missing: bool = False
     show_values: bool = True
+    quoted: bool = True
 
 
 def check_rules(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> ContractResult:
@@ -135,7 +137,8 @@ def _examples(rule: Rule, result: Mapping[str, Any]) -> str:
     parts = []
     values = [v for v in result.get("partial_unexpected_list") or () if v is not None]
     if values and rule.show_values:
-        parts.append(_listed(dict.fromkeys(map(_shown, values))))
+        words = map(_shown, values) if rule.quoted else (f"{value:.200}" for value in values)
+        parts.append(_listed(dict.fromkeys(words)))
     if rows := result.get("partial_unexpected_index_list"):
         parts.append(f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:_SHOWN]))}")
     return f" ({'; '.join(parts)})" if parts else ""

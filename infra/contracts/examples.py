@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import great_expectations.expectations as gxe
 import pandas as pd
 from great_expectations.expectations.row_conditions import Column
-from PIL import Image, UnidentifiedImageError
 
 from infra.contracts.checker import Rule, check_rules
 from infra.contracts.expectations import (
@@ -18,20 +16,17 @@ from infra.contracts.expectations import (
     ExpectLargestClassShareToBeAtMost,
 )
 from infra.contracts.result import ContractResult
-from merging.experts.examples import CALIBRATION_SHARE, content_key
+from merging.experts.labels import similar_names
+from merging.experts.rows import Requirement, Row, read_rows, requirements
+from merging.experts.tables import MAXIMUM_ROWS
 from merging.gate import GatePolicy
 from merging.gate.statistics import fewest_examples
 from merging.kinds import ModelKind
 
-MAXIMUM_ROWS = 1_000_000
-MAXIMUM_CHARACTERS = 100_000
-MAXIMUM_PIXELS = 50_000_000
 MINIMUM_CALIBRATION = 8
 ENOUGH_CALIBRATION = 64
 LARGEST_CLASS = 0.9
-_SIDES = ("calibration", "gate")
-_ON_GATE = Column("side") == "gate"
-_CORRECT = "Correct these rows and register the expert again."
+_NOTHING = "nothing"
 
 
 def check(
@@ -46,66 +41,64 @@ def check(
     rules = [_has_columns(needed), _has_rows()]
     facts = pd.DataFrame({column: [""] * len(table) for column in map(str, table.columns)})
     if set(needed) <= set(table.columns) and len(table):
-        facts = _facts(table, kind, labels)
-        rules += [*_input_rules(kind), *_target_rules(kind, labels), *_split_rules(policy, task)]
+        rows, of_rows = read_rows(table, kind, labels), requirements(kind, labels)
+        facts = _facts(rows, table.columns, of_rows, labels)
+        if kind.reads_images:
+            _look_at_images(rows, facts)
+        rules += [*_row_rules(kind, of_rows), *_split_rules(policy, task)]
+        rules += _class_rules(labels) if kind.has_head else ()
     facts.index = pd.RangeIndex(1, len(facts) + 1)
-    return check_rules(f"examples of {task}" if task else "examples", facts, rules)
+    result = check_rules(f"examples of {task}" if task else "examples", facts, rules)
+    return replace(result, warnings=(*result.warnings, *_similar(labels)))
 
 
-def _facts(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> pd.DataFrame:
+def _similar(labels: Sequence[str]) -> Iterator[str]:
+    pairs = similar_names(labels)
+    if pairs:
+        shown = ", ".join(f"{first!r:.40} and {name!r:.40}" for first, name in pairs[:3])
+        yield (
+            f"Label names should differ by more than case and space, but found {shown}. Make sure "
+            "that they are different classes."
+        )
+
+
+def _facts(
+    rows: Sequence[Row], columns: Iterable[Any], names: Iterable[str], labels: Sequence[str]
+) -> pd.DataFrame:
     """What the rules look at: a row per example, without the content itself.
 
-    Columns `size` (characters or pixels, NaN where unreadable), `target` (label name, or length of
-    the target text), `side`, `key`, beside the names of the table's own columns.
+    Columns `key`, `side`, `target` (label name, or length of the target text) and, for each
+    requirement, what is wrong with the row, beside the names of the table's own columns.
     """
-    inputs = table[kind.input_column]
-    pairs = table[kind.pair_column] if kind.pair_column in table else [None] * len(table)
-    keys = [_key(value, pair) for value, pair in zip(inputs, pairs, strict=True)]
-    sides = table["split"] if "split" in table else [_side(key) for key in keys]
-    targets = table[kind.target_column]
-    facts: dict[str, Sequence[Any]] = {str(c): [""] * len(table) for c in table.columns}
+    facts: dict[str, Sequence[Any]] = {str(column): [""] * len(rows) for column in columns}
+    facts |= {_wrong(name): [row.faults.get(name, _NOTHING) for row in rows] for name in names}
     facts |= {
-        "key": keys,
-        "size": [_size(value, kind) for value in inputs],
-        "target": [_target(value, kind, labels) for value in targets],
-        "side": list(sides),
+        "key": [row.key for row in rows],
+        "side": [row.side for row in rows],
+        "target": [
+            labels[row.target]
+            if isinstance(row.target, int)
+            else row.target and float(len(row.target))
+            for row in rows
+        ],
     }
     return pd.DataFrame(facts)
 
 
-def _key(value: Any, pair: Any) -> str | None:
-    if not isinstance(value, str | bytes):
-        return None
-    if isinstance(pair, str) and isinstance(value, str):
-        return content_key((value, pair))
-    return content_key(value)
+def _wrong(requirement: str) -> str:
+    return f"wrong with {requirement}"
 
 
-def _side(key: str | None) -> str | None:
-    if key is None:
-        return None
-    return "calibration" if int(key[:8], 16) / 2**32 < CALIBRATION_SHARE else "gate"
+def _look_at_images(rows: Sequence[Row], facts: pd.DataFrame) -> None:
+    """Decodes every image, and adds what is wrong and what is unusual to the facts."""
+    from merging.experts.images import ImageLook, look_at_image  # This imports torch.
 
-
-def _size(value: Any, kind: ModelKind) -> float:
-    if not kind.reads_images:
-        return float(len(value.strip())) if isinstance(value, str) else math.nan
-    try:
-        with Image.open(io.BytesIO(value)) as image:  # This reads the header only.
-            return float(image.width * image.height)
-    except (UnidentifiedImageError, OSError, TypeError, Image.DecompressionBombError):
-        return math.nan
-
-
-def _target(value: Any, kind: ModelKind, labels: Sequence[str]) -> str | float | None:
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if not kind.has_head:
-        return float(len(value)) if isinstance(value, str) else -1.0
-    if isinstance(value, str):
-        return value
-    whole = float(value) if isinstance(value, int | float) else math.nan
-    return labels[int(whole)] if whole in range(len(labels)) else str(value)
+    looks = [
+        look_at_image(row.input) if isinstance(row.input, bytes) else ImageLook() for row in rows
+    ]
+    faults = zip(facts[_wrong("input")], looks, strict=True)
+    facts[_wrong("input")] = [look.fault or fault for fault, look in faults]
+    facts["unusual"] = [look.unusual or _NOTHING for look in looks]
 
 
 def _has_columns(needed: list[str]) -> Rule:
@@ -124,34 +117,17 @@ def _has_rows() -> Rule:
     )
 
 
-def _input_rules(kind: ModelKind) -> Iterator[Rule]:
-    if kind.reads_images:
-        limit, must = (
-            MAXIMUM_PIXELS,
-            f"Every image must be readable and below {MAXIMUM_PIXELS:,} pixels",
-        )
-    else:
-        limit, must = (
-            MAXIMUM_CHARACTERS,
-            f"Every text must have 1 to {MAXIMUM_CHARACTERS:,} characters",
-        )
-    between = gxe.ExpectColumnValuesToBeBetween(column="size", min_value=1, max_value=limit)
-    yield Rule(between, must, _CORRECT)
+def _row_rules(kind: ModelKind, rules: Mapping[str, Requirement]) -> Iterator[Rule]:
+    for name, rule in rules.items():
+        holds = gxe.ExpectColumnValuesToBeInSet(column=_wrong(name), value_set=[_NOTHING])
+        yield Rule(holds, rule.must, rule.remedy, quoted=False)
     yield Rule(
         gxe.ExpectColumnValuesToBeUnique(column="key"),
         "Every input should be there once",
         "A repeated row counts once; drop the copies.",
         critical=False,
         show_values=False,
-        may_be_missing=True,  # The rule above counts unreadable inputs.
-    )
-
-
-def _target_rules(kind: ModelKind, labels: Sequence[str]) -> Iterator[Rule]:
-    yield Rule(
-        gxe.ExpectColumnValuesToNotBeNull(column="target", row_condition=_ON_GATE),
-        "Every gate example must have a target",
-        _CORRECT,
+        may_be_missing=True,  # The rule on inputs counts unreadable ones.
     )
     yield Rule(
         ExpectKeysToHaveOneValue(key_column="key", value_column="target"),
@@ -159,27 +135,23 @@ def _target_rules(kind: ModelKind, labels: Sequence[str]) -> Iterator[Rule]:
         "The first one counts; decide which is right and drop the others.",
         critical=False,
     )
-    if not kind.has_head:
+    if kind.reads_images:
         yield Rule(
-            gxe.ExpectColumnValuesToBeBetween(
-                column="target", min_value=1, max_value=MAXIMUM_CHARACTERS
-            ),
-            f"Every target must be a text of 1 to {MAXIMUM_CHARACTERS:,} characters",
-            _CORRECT,
-            may_be_missing=True,
+            gxe.ExpectColumnValuesToBeInSet(column="unusual", value_set=[_NOTHING]),
+            "Every image should be one picture without transparency",
+            "The first frame is taken, and the colours that lie under transparent parts, as "
+            "transformers does; make sure that the expert was trained so.",
+            critical=False,
+            quoted=False,
         )
-        return
-    yield Rule(
-        gxe.ExpectColumnValuesToBeInSet(column="target", value_set=list(labels)),
-        f"Every label must be one of the expert's {len(labels)} ({_some(labels)})",
-        "Use the names in the expert's id2label, or their indices.",
-        may_be_missing=True,
-    )
+
+
+def _class_rules(labels: Sequence[str]) -> Iterator[Rule]:
     yield Rule(
         gxe.ExpectColumnDistinctValuesToContainSet(
             column="target",
             value_set=list(labels),
-            row_condition=_ON_GATE,
+            row_condition=Column("side") == "gate",
         ),
         "Every class should occur among the gate examples",
         "What has no example cannot be judged: add some.",
@@ -194,11 +166,6 @@ def _target_rules(kind: ModelKind, labels: Sequence[str]) -> Iterator[Rule]:
 
 
 def _split_rules(policy: GatePolicy, task: str) -> Iterator[Rule]:
-    yield Rule(
-        gxe.ExpectColumnValuesToBeInSet(column="side", value_set=list(_SIDES)),
-        "Every value of split must be calibration or gate",
-        "Correct the column, or drop it to have the rows split by their content.",
-    )
     yield Rule(
         ExpectKeysToHaveOneValue(key_column="key", value_column="side"),
         "Every input must be on one side of the split only",
@@ -222,7 +189,3 @@ def _has_side(side: str, minimum: int, *, critical: bool) -> Rule:
         f"There {'must' if critical else 'should'} be at least {minimum} different {side} examples"
     )
     return Rule(count, must, "Add examples of the task.", critical=critical)
-
-
-def _some(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:5]) + (", …" if len(labels) > 5 else "")

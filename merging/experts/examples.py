@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from merging.errors import InvalidInput
+from merging.experts.rows import SIDES, Input, Row, Target, read_rows, requirements
 from merging.kinds import ModelKind
-
-Input = str | tuple[str, str] | bytes
-Target = int | str | None
-
-CALIBRATION_SHARE = 0.25  # Share of a table's rows that calibrate, where it has no `split` column.
 
 
 @dataclass(frozen=True)
@@ -82,149 +75,50 @@ class Split:
     gate: Examples
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """An examples table; images given as relative paths are read in as bytes.
-
-    Raises:
-        InvalidInput: Another format than Parquet or JSON Lines, a malformed file, or an image path
-            that is missing or leaves the table's folder.
-    """
-    path = Path(path)
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        elif path.suffix in (".jsonl", ".ndjson"):
-            lines = path.read_text(encoding="utf-8").splitlines()
-            table = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-        else:
-            raise ValueError(f"a file ending in {path.suffix!r}")
-    except (OSError, ValueError, TypeError) as error:
-        raise InvalidInput(
-            where=str(path),
-            expected="an examples table as .parquet or .jsonl",
-            found=str(error)[:300],
-            remedy="Write it with pandas (to_parquet, or to_json(orient='records', lines=True)).",
-        ) from error
-    if "image" in table.columns:
-        table["image"] = [_image_bytes(value, path) for value in table["image"]]
-    return table
-
-
 def split_examples(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> Split:
     """Both sides of a table, by its `split` column or else by a hash of the content.
 
     Args:
-        table: Columns `text[, text_pair], label`, `image, label` or `input, target`, and perhaps
-            `split` with "calibration" or "gate".
+        table: As :func:`merging.experts.rows.read_rows` takes it.
         kind: The kind of model.
         labels: Label names by class index; the table may use names or indices.
 
     Raises:
-        InvalidInput: A column is missing, a value has the wrong type, a label is unknown, or a gate
-            example has no label.
+        InvalidInput: A column is missing, or a row does not keep one of the requirements.
     """
-    sides: dict[str, dict[str, tuple[Input, Target]]] = {"calibration": {}, "gate": {}}
-    seen: set[str] = set()
-    for key, row_input, target, side in _rows(table, kind, list(labels)):
-        if key not in seen:
-            seen.add(key)
-            sides[side][key] = (row_input, target)
-    unlabelled = sum(target is None for _, target in sides["gate"].values())
-    if unlabelled:
-        raise _wrong(kind, "a label on every gate example", f"{unlabelled} without")
+    rows = read_rows(table, kind, labels)
+    _check(rows, kind, labels)
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(str(row.key), row)
     calibration, gate = (
-        Examples(
-            kind=kind,
-            inputs=tuple(side[key][0] for key in sorted(side)),
-            targets=tuple(side[key][1] for key in sorted(side)),
-            keys=tuple(sorted(side)),
-            labels=tuple(labels),
-        )
-        for side in (sides["calibration"], sides["gate"])
+        _examples([row for row in first.values() if row.side == side], kind, labels)
+        for side in SIDES
     )
     return Split(calibration, gate)
 
 
-def _rows(
-    table: pd.DataFrame, kind: ModelKind, labels: list[str]
-) -> Iterator[tuple[str, Input, Target, str]]:
-    needed = [kind.input_column, kind.target_column]
-    missing = [column for column in needed if column not in table.columns]
-    if missing:
-        raise _wrong(kind, f"columns {needed}", f"{list(table.columns)}")
-    pairs = table[kind.pair_column] if kind.pair_column in table.columns else [None] * len(table)
-    splits = table["split"] if "split" in table.columns else [None] * len(table)
-    columns = zip(table[needed[0]], pairs, table[needed[1]], splits, strict=True)
-    for number, (value, pair, target, split) in enumerate(columns):
-        row_input = _input(value, pair, kind, number)
-        key = content_key(row_input)
-        if split is None:
-            share = int(key[:8], 16) / 2**32
-            split = "calibration" if share < CALIBRATION_SHARE else "gate"
-        elif split not in ("calibration", "gate"):
-            raise _wrong(kind, "split 'calibration' or 'gate'", f"{split!r} in row {number}")
-        yield key, row_input, _target(target, kind, labels, number), split
-
-
-def content_key(value: Input) -> str:
-    """SHA-256 of an input, in hex."""
-    if isinstance(value, bytes):
-        return hashlib.sha256(value).hexdigest()
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _input(value: Any, pair: Any, kind: ModelKind, number: int) -> Input:
-    if kind.reads_images:
-        if isinstance(value, bytes) and value:
-            return value
-    elif isinstance(value, str) and value:
-        return (value, pair) if isinstance(pair, str) else value
-    wanted = "bytes" if kind.reads_images else "text"
-    expected = f"non-empty {wanted} in column {kind.input_column!r}"
-    raise _wrong(kind, expected, f"{value!r:.80} in row {number}")
-
-
-def _target(value: Any, kind: ModelKind, labels: list[str], number: int) -> Target:
-    if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
-        return None
-    if not kind.has_head:
-        if not isinstance(value, str):
-            raise _wrong(
-                kind, f"text in column {kind.target_column!r}", f"{value!r:.80} in row {number}"
-            )
-        return value
-    if isinstance(value, str) and value in labels:
-        return labels.index(value)
-    try:
-        index = int(value) if float(value) == int(value) else -1
-    except (TypeError, ValueError):
-        index = -1
-    if not 0 <= index < len(labels):
-        expected = f"one of the labels {labels[:30]} or an index below {len(labels)}"
-        raise _wrong(kind, expected, f"{value!r:.80} in row {number}")
-    return index
-
-
-def _image_bytes(value: Any, table: Path) -> bytes:
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return value
-    path = (table.parent / str(value)).resolve()
-    if not path.is_file() or table.parent.resolve() not in path.parents:
-        raise InvalidInput(
-            where=str(table),
-            expected="images as bytes, or as paths of files beside the table",
-            found=f"{str(value)[:120]!r}",
-            remedy="Put the images' bytes into the table.",
-        )
-    return path.read_bytes()
-
-
-def _wrong(kind: ModelKind, expected: str, found: str) -> InvalidInput:
-    return InvalidInput(
-        where=f"examples table of a {kind}",
-        expected=expected,
-        found=found,
-        remedy="Correct the table and register the expert again.",
+def _examples(rows: Sequence[Row], kind: ModelKind, labels: Sequence[str]) -> Examples:
+    read = sorted((str(row.key), row.input, row.target) for row in rows if row.input is not None)
+    return Examples(
+        kind=kind,
+        inputs=tuple(row_input for _, row_input, _ in read),
+        targets=tuple(target for _, _, target in read),
+        keys=tuple(key for key, _, _ in read),
+        labels=tuple(labels),
     )
+
+
+def _check(rows: Sequence[Row], kind: ModelKind, labels: Sequence[str]) -> None:
+    for name, rule in requirements(kind, labels).items():
+        wrong = {
+            number: row.faults[name] for number, row in enumerate(rows, 1) if name in row.faults
+        }
+        if wrong:
+            number, fault = next(iter(wrong.items()))
+            raise InvalidInput(
+                where=f"examples table of a {kind}",
+                expected=f"{rule.must[0].lower()}{rule.must[1:]}".replace(" must ", " to ", 1),
+                found=f"{fault} in row {number} ({len(wrong)} of {len(rows)} rows)",
+                remedy=rule.remedy,
+            )

@@ -17,12 +17,13 @@ from merging.experts.checkpoint import (
     parsed_config,
     read_config,
 )
-from merging.experts.examples import Split, read_table, split_examples
+from merging.experts.examples import Split, split_examples
 from merging.experts.heads import Head
+from merging.experts.table_names import TABLES
+from merging.experts.tables import read_table
 from merging.kinds import ModelKind
 
 SINGLE_LABEL = "single_label_classification"
-TABLES = ("examples.parquet", "examples.jsonl")
 
 
 class ExpertFiles:
@@ -94,7 +95,7 @@ def open_expert(
     if table is None:
         raise InvalidInput(
             where=str(directory),
-            expected=f"an examples table ({' or '.join(TABLES)})",
+            expected=f"an examples table ({', '.join(TABLES)})",
             found="none",
             remedy="Put one beside the weights.",
         )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from infra.contracts import check_examples, check_gate_report, data_docs
 from merging.gate import GatePolicy, GateReport
 from merging.gate.decision import decide
 from merging.kinds import ModelKind
 from tests.merging.gate.chosen_answers import task_scores
+from tests.merging.pictures import encoded
 
 POLICY = GatePolicy(minimum_examples=90)
 LABELS = ("bad", "good")
@@ -68,11 +66,13 @@ def test_unlabelled_calibration_rows_are_allowed():
         (reviews().iloc[:0], "must have 1 to 1,000,000 rows"),
         (pd.DataFrame(), "must have the columns"),
         (changed("text", 4, "  "), "1 to 100,000 characters, but 1 of 300 rows does not"),
-        (changed("text", 4, None), "1 of 300 rows has no value"),
-        (changed("text", 4, float("nan")), "1 of 300 rows has no value"),
-        (changed("text", 4, 17), "1 of 300 rows has no value"),
+        (changed("text", 4, None), "1 of 300 rows does not (no value; row 5)"),
+        (changed("text", 4, float("nan")), "1 of 300 rows does not (no value; row 5)"),
+        (changed("text", 4, 17), "(a value of type int; row 5)"),
+        (changed("text", 4, "a\ud800"), "half of a character pair (U+D800) at character 2; row 5"),
         (reviews(text=None), "characters, but 300 of 300 rows"),
-        (changed("text", 4, "x" * 100_001), "row 5"),
+        (changed("text", 4, "x" * 100_001), "(100,001 characters; row 5)"),
+        (reviews(text_pair=3), "(a pair of a text and a value of type int; rows 1, 2, 3)"),
         (changed("label", 7, "fine"), "'fine'; row 8"),
         (changed("label", 7, 2), "one of the expert's 2"),
         (changed("label", 7, 0.5), "one of the expert's 2"),
@@ -126,20 +126,41 @@ def test_too_few_gate_examples_only_warn_where_a_person_decides():
     assert "gate examples" in result.warnings[0]
 
 
-def png(size=8) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(size).integers(0, 255, (size, size), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+def test_numbers_that_are_names_of_other_classes_are_refused_with_both_readings():
+    stars = ("1", "2", "3", "4", "5")
+    table = reviews(label=[i % 5 + 1 for i in range(300)])
+    assert (
+        "Every label must have one meaning, but 240 of 300 rows do not (1 is the name of class 0 "
+        "and the index of '2', 2 is the name of class 1 and the index of '3', 3 is the name of "
+        "class 2 and the index of '4'; rows 1, 2, 3). Write every label as text"
+    ) in broken(check(table, labels=stars))
+    assert check(table.assign(label=table["label"].map(str)), labels=stars).passed
 
 
-def test_images_have_to_be_readable():
-    images = [png(i + 1) for i in range(300)]
-    table = pd.DataFrame({"image": images, "label": [i % 2 for i in range(300)]})
+def test_label_names_that_look_the_same_are_a_warning():
+    result = check(reviews(), labels=(*LABELS, "Good "))
+    assert "differ by more than case and space, but found 'good' and 'Good '" in result.warnings[-1]
+
+
+def test_every_image_is_decoded_and_what_is_unusual_is_a_warning():
+    images: list[object] = [encoded(size=i + 1) for i in range(300)]
+    table = pd.DataFrame({"image": images, "label": [i % 2 for i in range(300)]}, dtype=object)
     table["split"] = ["calibration"] * 100 + ["gate"] * 200
-    assert check(table, ModelKind.IMAGE_CLASSIFIER).passed
-    table.loc[5, "image"] = b"<svg/>"
-    assert "readable" in broken(check(table, ModelKind.IMAGE_CLASSIFIER))
+    table.loc[3, "image"] = encoded("RGBA")
+    result = check(table, ModelKind.IMAGE_CLASSIFIER)
+    assert result.passed
+    assert result.warnings == (
+        "Every image should be one picture without transparency, but 1 of 300 rows does not "
+        "(transparent parts; row 4). The first frame is taken, and the colours that lie under "
+        "transparent parts, as transformers does; make sure that the expert was trained so.",
+    )
+    table.loc[5, "image"] = encoded("RGB", "JPEG", size=64)[:-200]
+    table.loc[7, "image"] = b"<svg/>"
+    table.loc[9, "image"] = "no file"
+    text = broken(check(table, ModelKind.IMAGE_CLASSIFIER))
+    assert "Every image must be readable, but 3 of 300 rows do not (it is damaged" in text
+    assert "it is none of PNG" in text
+    assert "a value of type str; rows 6, 8, 10" in text
 
 
 def test_generation_needs_texts_on_both_ends():

@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from merging.experts.examples import CALIBRATION_SHARE, split_examples
+from merging.experts.examples import split_examples
+from merging.experts.rows import CALIBRATION_SHARE
 from merging.kinds import ModelKind
 from merging.models.coefficients import Coefficients
 from merging.models.materialise import merged_tensor, write_model
