@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -46,6 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             "stack" not in getattr(item, "fixturenames", ()),
         )
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loaded_code_is_no_garbage() -> None:
+    """Otherwise each look for garbage walks through all modules there are, for half a second."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
