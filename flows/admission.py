@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flows.delivery import Outcome, bounce
 from flows.ladder import rungs_to_climb
-from infra.errors import Refused
+from infra.errors import Corrupt, Refused, Unreadable
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from merging.errors import InvalidInput, MergeQueueError
@@ -38,6 +38,10 @@ def admit(
         except (InvalidInput, IncompatibleExpert, Refused) as error:
             settle_expert(queue, version, "rejected", str(error))
             bounced.append(bounce(queue, (version.task,), str(error)))
+        except (Unreadable, Corrupt) as error:
+            reason = f"{error} Then: supermerge release {version.ref}"
+            settle_expert(queue, version, "held", reason)
+            bounced.append(bounce(queue, (version.task,), reason))
         except Exception as error:
             if isinstance(error, MergeQueueError) or is_transient(error):
                 raise

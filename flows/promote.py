@@ -10,7 +10,7 @@ from __future__ import annotations
 from prefect import flow, get_run_logger
 
 from flows.delivery import promote_candidate
-from infra.errors import Conflict, Corrupt, Refused
+from infra.errors import Conflict, Corrupt, Refused, Unreadable
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
 from infra.registry.merged import MergedVersion
@@ -42,7 +42,7 @@ def act_on_review(queue: MergeQueue, version: MergedVersion) -> str:
     """Promotes, rejects or refuses, and writes on the version what it did."""
     try:
         words = carry_out(queue, version)
-    except (Refused, Conflict, Corrupt) as error:
+    except (Refused, Conflict, Corrupt, Unreadable) as error:
         words = f"Refused: {error}"
         get_run_logger().warning("%s version %d: %s", queue.name, version.version, words)
     record_review(queue, version, words)

@@ -24,7 +24,14 @@ class Refused(_Told):
 
 
 class Unavailable(_Told):
-    """A server, a file or a device that must be there is not."""
+    """A server, a disk or a device does not do its part now; trying again later may help."""
+
+
+class Unreadable(_Told):
+    """One thing cannot be had: it is not there, or its server refuses it.
+
+    That stays so until somebody mends it, and it is the matter of that one thing: others go on.
+    """
 
 
 class Conflict(MergeQueueError):

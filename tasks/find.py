@@ -80,11 +80,10 @@ def find_arrivals(queue: MergeQueue, model: Recorded) -> tuple[ExpertVersion, ..
             built_on = entry.model
             old = Manifest.read(queue.store, built_on.location, built_on.manifest_sha256)
             before = {(record.task, record.digest) for record in old.experts}
-    return tuple(
-        queue.registry.experts.get(record.name, record.version)
-        for record in manifest.experts
-        if (record.task, record.digest) not in before
-    )
+    present = {(e.name, e.version): e for e in queue.registry.experts.of(queue.name)}
+    arrived = [r for r in manifest.experts if (r.task, r.digest) not in before]
+    # One that was deleted in MLflow meanwhile has no page on which anything could be written.
+    return tuple(e for r in arrived if (e := present.get((r.name, r.version))))
 
 
 @task(**SIDE_EFFECT)

@@ -1,20 +1,21 @@
 """Bringing MLflow in line with the promotion log: aliases, statuses and reasons.
 
 All of it follows from the log, so it can be done again at any time, and it mends whatever a killed
-run or a person's slip left behind.
+run or a person's slip left behind. What is gone from MLflow, or cannot be read, is named and gone
+around: the log alone says what is deployed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefect import task
+from prefect import get_run_logger, task
 
+from infra.errors import Corrupt, Unreadable
 from infra.queue import MergeQueue
 from infra.registry.merged import CHAMPION, PREVIOUS, MergedVersion
 from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion, version_before
-from infra.storage.store import S3Uri
 from tasks.retry import SIDE_EFFECT
 
 
@@ -25,12 +26,23 @@ def repair_mirror(queue: MergeQueue) -> Promotion | None:
     if not entries:
         return None
     newest = entries[-1]
-    queue.registry.merged.point(queue.name, CHAMPION, newest.version)
-    queue.registry.merged.point(queue.name, PREVIOUS, version_before(entries))
-    for version in queue.registry.merged.of(queue.name):
+    versions = queue.registry.merged.of(queue.name)
+    present = {version.version for version in versions}
+    for alias, number in ((CHAMPION, newest.version), (PREVIOUS, version_before(entries))):
+        if number is None or number in present:
+            queue.registry.merged.point(queue.name, alias, number)
+        else:
+            words = "the alias %s cannot be set: version %d of %s was deleted in MLflow"
+            get_run_logger().warning(words, alias, number, queue.name)
+    for version in versions:
         _settle_version(queue, version, entries)
-    manifest = Manifest.read(queue.store, S3Uri.parse(newest.location), newest.manifest_sha256)
-    _settle_experts(queue, manifest.experts, newest)
+    try:
+        model = newest.model
+        manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
+    except (Corrupt, Unreadable) as error:
+        get_run_logger().warning("the experts' statuses stay as they are: %s", error)
+    else:
+        _settle_experts(queue, manifest.experts, newest)
     return newest
 
 

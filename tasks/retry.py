@@ -23,9 +23,18 @@ def is_transient(error: Exception) -> bool:
     """True for a fault of a server or the network, false for what will be the same next time."""
     if isinstance(error, MergeQueueError):
         return isinstance(error, Unavailable)
+    if (status := _status(error)) is not None:
+        return status >= 500 or status in (408, 425, 429)
     servers = ("botocore", "mlflow", "httpx", "requests", "urllib3", "prefect")
     broken = isinstance(error, ConnectionError | TimeoutError)
     return broken or type(error).__module__.startswith(servers)
+
+
+def _status(error: Any) -> int | None:
+    """The HTTP status that a server answered with, where the error tells one."""
+    if hasattr(error, "get_http_status_code"):  # MLflow's
+        return int(error.get_http_status_code())
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 SIDE_EFFECT: dict[str, Any] = {

@@ -36,10 +36,12 @@ def settle_members(
         Whether that is news for any of them.
     """
     experts = queue.registry.experts
+    present = {(e.name, e.version): e for e in experts.of(queue.name)}
     news = False
     for member in members:
-        expert = experts.get(member.record.name, member.record.version)
-        news |= experts.settle(expert, status, reason, report)
+        # One that was deleted in MLflow meanwhile has no page on which anything could be written.
+        if expert := present.get((member.record.name, member.record.version)):
+            news |= experts.settle(expert, status, reason, report)
     return news
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlparse
 
 from infra.names import check_family, check_task
 from infra.registry.tags import FAMILY, ExpertStatus, ExpertTags
@@ -83,8 +82,10 @@ class Experts:
             InvalidInput: The source is no folder in S3.
         """
         uri = self._client.get_model_version_download_uri(expert.name, str(expert.version))
-        if urlparse(uri).scheme == "mlflow-artifacts" and self._artifact_root:
-            return S3Uri.parse(f"{self._artifact_root}/{urlparse(uri).path.strip('/')}")
+        scheme, _, path = uri.partition(":")
+        if scheme == "mlflow-artifacts" and self._artifact_root:
+            path = path.removeprefix("//").partition("/")[2] if path.startswith("//") else path
+            return S3Uri.parse(f"{self._artifact_root}/{path.strip('/')}")
         try:
             return S3Uri.parse(uri)
         except InvalidInput as error:

@@ -14,8 +14,9 @@ from typing import Any
 
 import httpx
 
-from infra.errors import Unavailable
+from infra.errors import Unavailable, Unreadable
 
+_PASSING = {408, 409, 425, 429}  # Statuses that another try may not meet again.
 _TIMEOUT = 60  # Seconds that a call may take.
 
 
@@ -159,7 +160,8 @@ class RestClient:
                 "Start it with `supermerge up`, or check SUPERMERGE_MLFLOW_URI.",
             ) from error
         if answer.is_error:
-            raise Unavailable(
+            passes = answer.is_server_error or answer.status_code in _PASSING
+            raise (Unavailable if passes else Unreadable)(
                 f"MLflow at {self.tracking_uri} answered {answer.status_code} to {call}: "
                 f"{answer.text[:500]}",
                 "Read its log; where it asks for a password, check SUPERMERGE_MLFLOW_USERNAME and "

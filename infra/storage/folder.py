@@ -52,7 +52,7 @@ class FolderStore:
         return self._path(uri).is_file()
 
     def read(self, uri: S3Uri) -> bytes:
-        """The bytes of a small object; raises Unavailable when it is not there."""
+        """The bytes of a small object; raises Unreadable when it is not there."""
         with _missing_as(uri):
             return self._path(uri).read_bytes()
 
@@ -86,7 +86,7 @@ class FolderStore:
         """Copies an object to a file, which is then complete or, after an error, absent.
 
         Raises:
-            Unavailable: There is no such object.
+            Unreadable: There is no such object, or it may not be read.
         """
         with _missing_as(uri), tempfile.TemporaryDirectory(dir=target.parent) as folder:
             shutil.copyfile(self._path(uri), beside := Path(folder) / "object")

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlparse
 
-from infra.errors import Unavailable
+from infra.errors import Unreadable
 from merging.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -29,16 +28,18 @@ class S3Uri:
     @classmethod
     def parse(cls, uri: str) -> S3Uri:
         """Reads ``s3://bucket/key``; raises InvalidInput for anything else."""
-        parsed = urlparse(uri)
-        parts = parsed.path.strip("/").split("/")
-        if parsed.scheme != "s3" or not parsed.netloc or not all(parts) or ".." in parts:
+        # Not by a parser of URLs: in a key, # and ? are letters like any other.
+        scheme, _, rest = uri.partition("://")
+        bucket, _, key = rest.partition("/")
+        parts = key.strip("/").split("/")
+        if scheme != "s3" or not bucket or not all(parts) or {".", ".."}.intersection(parts):
             raise InvalidInput(
                 where="S3 location",
                 expected="s3://bucket/prefix",
                 found=repr(uri[:500]),
                 remedy="Point it to a folder in the object store.",
             )
-        return cls(parsed.netloc, "/".join(parts))
+        return cls(bucket, "/".join(parts))
 
     def __truediv__(self, child: str) -> S3Uri:
         """A key below this one."""
@@ -76,7 +77,7 @@ class ObjectStore(Protocol):
         """True if the object is there."""
 
     def read(self, uri: S3Uri) -> bytes:
-        """The bytes of a small object; raises Unavailable when it is not there."""
+        """The bytes of a small object; raises Unreadable when it is not there."""
 
     def write(self, uri: S3Uri, data: bytes) -> None:
         """Writes a small object, replacing what was there."""
@@ -97,7 +98,7 @@ class ObjectStore(Protocol):
         """Copies an object to a file, which is then complete or, after an error, absent.
 
         Raises:
-            Unavailable: There is no such object.
+            Unreadable: There is no such object, or it may not be read.
         """
 
     def upload(self, source: Path, uri: S3Uri) -> None:
@@ -115,9 +116,9 @@ def connect_store(settings: Settings) -> ObjectStore:
     return S3Store.connect(settings)
 
 
-def missing(uri: S3Uri) -> Unavailable:
+def missing(uri: S3Uri) -> Unreadable:
     """What every store raises for an object that is not there."""
-    return Unavailable(
+    return Unreadable(
         f"{uri} does not exist.",
         "Restore the object, or roll back to a version whose files are complete.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infra.errors import Conflict, Corrupt, Refused, Unavailable
+from infra.errors import Conflict, Corrupt, Refused, Unavailable, Unreadable
 from merging.errors import (
     InvalidInput,
     MergeQueueError,
@@ -24,7 +24,7 @@ def test_a_discrepancy_says_where_what_and_what_to_do(kind):
     assert str(error) == "a file: expected one, found two. Mend it."
 
 
-@pytest.mark.parametrize("kind", [Refused, Unavailable])
+@pytest.mark.parametrize("kind", [Refused, Unavailable, Unreadable])
 def test_a_refusal_says_why_and_what_to_do(kind):
     error = kind("It is late.", "Come earlier.")
     assert vars(error) == {"reason": "It is late.", "remedy": "Come earlier."}
@@ -45,5 +45,13 @@ def test_an_incompatible_expert_lists_every_mismatch():
 
 
 def test_all_have_one_base():
-    for kind in (InvalidInput, Corrupt, Refused, Unavailable, Conflict, IncompatibleExpert):
+    for kind in (
+        InvalidInput,
+        Corrupt,
+        Refused,
+        Unavailable,
+        Unreadable,
+        Conflict,
+        IncompatibleExpert,
+    ):
         assert issubclass(kind, MergeQueueError)

@@ -114,6 +114,12 @@ class Tester:
         with self.watch.by_hand():
             MlflowClient().set_registered_model_alias(FAMILY, alias, str(version))
 
+    def delete(self, ref: str) -> None:
+        """Somebody deletes a version in MLflow's page."""
+        name, _, version = ref.partition("/")
+        with self.watch.by_hand():
+            MlflowClient().delete_model_version(name, version)
+
     def change(self, ref: str, file: str, old: str, new: str) -> None:
         """Somebody changes a file of an expert, or of a merged version, where it lies."""
         name, _, version = ref.partition("/")

@@ -6,10 +6,13 @@ import httpx
 import pytest
 from botocore.exceptions import EndpointConnectionError
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from infra.errors import Conflict, Corrupt, Unavailable
+from infra.errors import Conflict, Corrupt, Unavailable, Unreadable
 from merging.errors import InvalidInput
 from tasks.retry import is_transient
+
+ASKED = httpx.Request("GET", "http://127.0.0.1:9/")
 
 
 @pytest.mark.parametrize(
@@ -17,6 +20,7 @@ from tasks.retry import is_transient
     [
         EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
         MlflowException("gone"),
+        httpx.HTTPStatusError("busy", request=ASKED, response=httpx.Response(429, request=ASKED)),
         httpx.ConnectError("refused"),
         ConnectionResetError(),
         TimeoutError(),
@@ -33,6 +37,9 @@ def test_a_fault_of_a_server_or_the_network_is_tried_again(error):
         InvalidInput(where="w", expected="e", found="f", remedy="r"),
         Corrupt(where="w", expected="e", found="f", remedy="r"),
         Conflict("s3://b/x"),
+        Unreadable("It is not there.", "Restore it."),
+        MlflowException("gone", error_code=RESOURCE_DOES_NOT_EXIST),
+        httpx.HTTPStatusError("no", request=ASKED, response=httpx.Response(403, request=ASKED)),
         FileNotFoundError("image.png"),
         ValueError("bad"),
         KeyError("x"),

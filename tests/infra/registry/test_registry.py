@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from infra.errors import Refused
+from infra.errors import Refused, Unavailable, Unreadable
 from infra.registry.metrics import LOSS, PASSED
 from infra.registry.registry import Registry
 from infra.registry.rest import RestClient
@@ -181,3 +181,14 @@ def test_a_run_is_logged_once_and_never_more_losses_than_mlflow_takes(
     assert run.data.tags["merge.verdict"] == "passed"
     assert run.inputs.dataset_inputs[0].dataset.name == "food gate"
     assert registry.runs.page(run_id).endswith(f"/runs/{run_id}/artifacts")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(403, Unreadable), (404, Unreadable), (429, Unavailable), (500, Unavailable)],
+)
+def test_what_mlflow_refuses_is_told_from_what_passes(status, error):
+    answers = httpx.MockTransport(lambda _: httpx.Response(status, text="no"))
+    client = RestClient("http://localhost", transport=answers)
+    with pytest.raises(error, match=f"answered {status}"):
+        client.search_registered_models()

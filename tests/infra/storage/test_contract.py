@@ -17,7 +17,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from infra.errors import Conflict, Corrupt, Unavailable
+from infra.errors import Conflict, Corrupt, Unreadable
 from infra.storage.cache import Cache, download_fresh
 from infra.storage.folder import FolderStore
 from infra.storage.promotions import PromotionLog
@@ -113,9 +113,9 @@ def test_what_is_missing_is_unavailable_and_nothing_is_left_of_a_download(store,
     target.parent.mkdir()
 
     assert not store.exists(folder / "missing")
-    with pytest.raises(Unavailable, match="does not exist"):
+    with pytest.raises(Unreadable, match="does not exist"):
         store.read(folder / "missing")
-    with pytest.raises(Unavailable, match="does not exist"):
+    with pytest.raises(Unreadable, match="does not exist"):
         store.download(folder / "missing", target)
     assert list(target.parent.iterdir()) == []
 

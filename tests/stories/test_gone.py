@@ -1,0 +1,130 @@
+"""What is gone, or cannot be read: it is named, and everything else goes on."""
+
+from __future__ import annotations
+
+import pytest
+from inline_snapshot import snapshot
+
+from infra.storage.store import S3Uri
+from tests.stories.world import FAMILY
+
+
+def test_the_previous_version_deleted_in_mlflow_stops_nothing(two):
+    two.delete(f"{FAMILY}/1")
+    two.land("sport", 90)
+    assert two.sweep() == snapshot("""\
+sport/1: – → waiting
+log: the alias previous cannot be set: version 1 of reviews was deleted in MLflow
+sport/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport: passed
+version 3: – → candidate
+champion is version 3
+previous is version 2
+version 2: promoted → superseded: Followed by version 3 (promotion 3).
+version 3: candidate → promoted: Merges sport; the gate passed on every task.
+sport/1: merging → merged: Merged in version 3.
+notice promoted: reviews version 3 is deployed: 〃
+log: reviews version 3 is deployed: 〃
+> sport: promoted. 〃\
+""")
+
+
+def test_a_rollback_to_a_version_deleted_in_mlflow_is_committed(two):
+    two.delete(f"{FAMILY}/1")
+    assert two.types("rollback reviews") == snapshot("""\
+log: the alias previous cannot be set: version 1 of reviews was deleted in MLflow
+log: the alias champion cannot be set: version 1 of reviews was deleted in MLflow
+version 2: promoted → rolled-back: Rolled back by version 1 (promotion 3).
+food/1: merged → held: Not in the deployed version 1 any more: Rolled back from version 2. To
+    merge it again: supermerge release reviews-food/1
+notice rolled-back: reviews is back at version 1: Rolled back from version 2.
+> Version 1 is deployed (promotion 3).\
+""")
+    assert two.queue.promotions.newest().version == 1
+
+
+def test_the_deployed_version_deleted_in_mlflow_stops_nothing(two):
+    two.delete(f"{FAMILY}/2")
+    two.land("sport", 90)
+    assert two.sweep() == snapshot("""\
+sport/1: – → waiting
+log: the alias champion cannot be set: version 2 of reviews was deleted in MLflow
+sport/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport: passed
+version 3: – → candidate
+champion is version 3
+log: the alias previous cannot be set: version 2 of reviews was deleted in MLflow
+version 3: candidate → promoted: Merges sport; the gate passed on every task.
+sport/1: merging → merged: Merged in version 3.
+notice promoted: reviews version 3 is deployed: 〃
+log: reviews version 3 is deployed: 〃
+> sport: promoted. 〃\
+""")
+
+
+def test_a_damaged_manifest_of_the_deployed_version_does_not_stop_a_rollback(two):
+    two.change(f"{FAMILY}/2", "manifest.json", "food", "fool")
+    assert two.types("rollback reviews") == snapshot("""\
+log: the experts' statuses stay as they are: s3://models/reviews/merged/SHA256/manifest.json:
+    expected SHA-256 SHA256, found SHA256. The manifest was changed after it was recorded;
+    restore it from the bucket's older versions.
+champion is version 1
+previous is no version
+version 1: superseded → promoted: Rolled back from version 2.
+version 2: promoted → rolled-back: Rolled back by version 1 (promotion 3).
+food/1: merged → held: Not in the deployed version 1 any more: Rolled back from version 2. To
+    merge it again: supermerge release reviews-food/1
+notice rolled-back: reviews is back at version 1: Rolled back from version 2.
+> Version 1 is deployed (promotion 3).\
+""")
+    assert two.queue.promotions.newest().version == 1
+
+
+def test_an_expert_whose_files_are_gone_is_held_and_the_others_go_on(deployed):
+    for task, source in (
+        ("gone", S3Uri("models", "uploads/nothing")),
+        ("elsewhere", S3Uri("strangers", "uploads/x")),
+    ):
+        deployed.register(task, source)
+    deployed.land("food", 90)
+    assert deployed.sweep() == snapshot("""\
+gone/1: – → waiting
+elsewhere/1: – → waiting
+food/1: – → waiting
+gone/1: waiting → rejected: s3://models/uploads/nothing: expected exactly one folder with
+    safetensors and config.json, found none. Register a folder that holds one expert: its
+    checkpoint and its examples.
+log: reviews: gone bounced: 〃
+notice bounced: reviews: gone bounced: 〃
+elsewhere/1: waiting → rejected: source of reviews-elsewhere/1: expected one of the family's
+    buckets: models, found s3://strangers/uploads/x. Copy the expert there, or add the bucket to
+    `expert_buckets`.
+log: reviews: elsewhere bounced: 〃
+notice bounced: reviews: elsewhere bounced: 〃
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 2: – → candidate
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> gone: bounced. 〃
+> elsewhere: bounced. 〃
+> food: promoted. 〃\
+""")
+
+
+@pytest.mark.family(promotion="review")
+def test_a_candidate_whose_expert_was_deleted_can_still_be_rejected(candidate):
+    candidate.delete("reviews-food/1")
+    assert candidate.types("reject reviews 2 --reason unwanted") == snapshot("""\
+version 2: candidate → rejected: Rejected in review of version 2 by ada: unwanted.
+version 2 reads in review: 〃
+> 〃\
+""")
