@@ -2,13 +2,15 @@
 
 ``blobs/<sha256>`` holds each file once, ``index/`` remembers which object had which digest, and
 ``trees/<digest>/`` are directories of hard links into the blobs. Every entry is written beside its
-place and renamed, so a killed run leaves nothing half-written under a final name, and two runs can
-share the cache. Any of it can be deleted at any time; it is only a copy.
+place, synced and renamed, so a killed run leaves nothing half-written under a final name, and two runs
+can share the cache. Any of it can be deleted at any time; it is only a copy, and it is believed by its
+digest only: what a run pulls it hashes once, and fetches again what a disk or a person has changed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -19,6 +21,7 @@ from infra.errors import Corrupt, Unavailable
 from infra.names import check_relative_path
 from infra.storage.store import ObjectStore, S3Uri, StoredObject
 
+_LOG = logging.getLogger(__name__)
 # Bytes that a pull must leave free on the disk, for the merge itself.
 _HEADROOM = 1 << 30
 
@@ -35,6 +38,12 @@ def sha256_tree(files: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def sync(path: Path) -> None:
+    """Has the disk write a file before its name can be seen."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 class Cache:
     """Pulls objects through local disk."""
 
@@ -43,6 +52,7 @@ class Cache:
         self._store = store
         for name in ("blobs", "index", "trees", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
+        self._sound: set[tuple[str, int, int, int]] = set()
 
     def pull(
         self, objects: Iterable[StoredObject], expected: Mapping[str, str] | None = None
@@ -85,8 +95,21 @@ class Cache:
 
     def _known(self, item: StoredObject) -> str | None:
         note = self._note(item)
-        digest = note.read_text() if note.exists() else None
-        return digest if digest and (self.root / "blobs" / digest).exists() else None
+        digest = note.read_text() if note.exists() else ""
+        blob = self.root / "blobs" / digest
+        return digest if blob.is_file() and self._is_sound(blob) else None
+
+    def _is_sound(self, blob: Path) -> bool:
+        """Whether a file still is what its name says; it is hashed once, and removed if it is not."""
+        facts = blob.stat()
+        state = (blob.name, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        if state not in self._sound:
+            if sha256_file(blob) != blob.name:
+                _LOG.warning("%s is damaged and is fetched again", blob)
+                blob.unlink(missing_ok=True)
+                return False
+            self._sound.add(state)
+        return True
 
     def _fetch(self, item: StoredObject) -> str:
         if known := self._known(item):
@@ -96,9 +119,11 @@ class Cache:
             self._store.download(item.uri, file)
             digest = sha256_file(file)
             file.chmod(0o444)
+            sync(file)
             file.replace(self.root / "blobs" / digest)
             note = Path(folder) / "note"
             note.write_text(digest)
+            sync(note)
             note.replace(self._note(item))
         return digest
 
@@ -108,7 +133,7 @@ class Cache:
 
     def _tree(self, files: Mapping[str, str]) -> Path:
         final = self.root / "trees" / sha256_tree(files)
-        if final.exists():
+        if self._is_tree(final, files):
             return final
         with tempfile.TemporaryDirectory(dir=self.root / "tmp") as folder:
             tree = Path(folder) / "tree"
@@ -117,11 +142,21 @@ class Cache:
                 link.parent.mkdir(parents=True, exist_ok=True)
                 os.link(self.root / "blobs" / digest, link)
             try:
+                if final.exists():  # It has files that are not the blobs any more.
+                    final.rename(Path(folder) / "old")
                 tree.rename(final)
             except OSError:
-                if not final.exists():  # Otherwise another run has just made the same tree.
+                if not self._is_tree(final, files):  # Else another run has just made the same tree.
                     raise
         return final
+
+    def _is_tree(self, tree: Path, files: Mapping[str, str]) -> bool:
+        """Whether a tree holds just the present blobs of these files."""
+        there = {p.relative_to(tree).as_posix() for p in tree.rglob("*") if not p.is_dir()}
+        blobs = self.root / "blobs"
+        return there == set(files) and all(
+            (tree / path).samefile(blobs / digest) for path, digest in files.items()
+        )
 
     def _check_room(self, items: Iterable[StoredObject]) -> None:
         needed = sum(item.size for item in items)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,26 @@ def test_files_come_through_the_cache_once_and_read_only(store, cache, folder, m
 def test_a_file_that_is_missing_in_the_store_is_noticed(store, cache, folder):
     with pytest.raises(Corrupt, match="missing"):
         cache.pull(store.list(folder), {"weights": "0" * 64})
+
+
+@pytest.mark.parametrize(
+    "fault", ["changed", "truncated", "replaced in the tree", "added to the tree"]
+)
+def test_what_changed_on_the_disk_is_not_believed(store, cache, folder, fault):
+    """Neither by another run, nor by the one that pulled it."""
+    store.write(folder / "weights", b"weights")
+    tree, files = cache.pull(store.list(folder))
+    blob = cache.root / "blobs" / files["weights"]
+    blob.chmod(0o644)
+    if fault == "changed":
+        blob.write_bytes(b"WEIGHTS")
+    elif fault == "truncated":
+        os.truncate(blob, 3)
+    elif fault == "replaced in the tree":
+        (tree / "weights").unlink()
+        (tree / "weights").write_bytes(b"WEIGHTS")
+    else:
+        (tree / "config.json").write_text("{}")
+    for run in (cache, Cache(cache.root, store)):
+        again, _ = run.pull(store.list(folder))
+        assert {p.name: p.read_bytes() for p in again.iterdir()} == {"weights": b"weights"}
