@@ -209,17 +209,21 @@ def _activation_bytes(config: Mapping[str, Any], longest: int) -> int:
     This is counted for a pre- or post-norm transformer layer with fused attention: the inputs of its linear
     layers and norms, queries, keys, values, and the two sides of the activation function.
     """
-    hidden = int(config.get("hidden_size") or config.get("d_model") or config.get("n_embd") or 0)
-    layers = int(
-        config.get("num_hidden_layers") or config.get("num_layers") or config.get("n_layer") or 0
-    )
-    inner = int(config.get("intermediate_size") or config.get("d_ff") or 4 * hidden)
+    hidden = _size(config, "hidden_size", "d_model", "n_embd")
+    layers = _size(config, "num_hidden_layers", "num_layers", "n_layer")
+    inner = _size(config, "intermediate_size", "d_ff") or 4 * hidden
     if config.get("image_size") and config.get("patch_size"):
         tokens = _area(config["image_size"]) // _area(config["patch_size"]) + 1
     else:
         positions = config.get("max_position_embeddings") or config.get("n_positions") or longest
         tokens = min(int(positions), longest)
     return 4 * tokens * layers * (8 * hidden + 2 * inner)
+
+
+def _size(config: Mapping[str, Any], *names: str) -> int:
+    """The first of these sizes that a configuration has, or 0; where layers differ, the largest's."""
+    value = next((config[name] for name in names if config.get(name)), 0)
+    return max(value) if isinstance(value, Sequence) else int(value)
 
 
 def _area(side: int | Sequence[int]) -> int:

@@ -133,6 +133,8 @@ class StreamedMerge:
         """The same for a gradient that is there for some rows only, [experts]."""
         parts = []
         rows = gradient.indices()[0].cpu()
+        if not len(rows):  # A batch looked up nothing but padding.
+            return gradient.values().new_zeros(self.vectors.num_experts)
         for some, values in zip(rows.split(ROWS), gradient.values().split(ROWS), strict=True):
             _, stack = self.feed.rows(name, some)
             parts.append(stack.inner(values, rows=False))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def test_streaming_needs_no_more_for_more_experts_beyond_a_tile(
     assert resident.tile == 3 * (resident.model - 3 * heads)
     compact = make_plan(text_set, MergeSettings(storage="int8"), HOST)
     assert compact.disk < three.disk
+
+
+def test_where_layers_differ_in_width_the_largest_counts(text_set: ExpertSet) -> None:
+    plain = make_plan(text_set, MergeSettings(), HOST)
+    width = text_set.base.config["intermediate_size"]
+    config = {**text_set.base.config, "intermediate_size": [width // 2, width]}
+    each = replace(text_set, base=replace(text_set.base, config=config))
+    assert make_plan(each, MergeSettings(), HOST).activations == plain.activations
 
 
 def test_the_plan_says_what_is_where(text_set: ExpertSet) -> None:

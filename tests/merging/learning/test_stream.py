@@ -61,6 +61,14 @@ class Looked(nn.Module):
         return self.out(torch.tanh(self.embed(x)))
 
 
+class Padded(Looked):
+    """An embedding of which a batch asks for nothing but padding, so that no row has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(12, 6, padding_idx=0)
+
+
 class Convolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -74,6 +82,7 @@ CASES: list[tuple[type[nn.Module], Callable[[], Tensor]]] = [
     (Plain, lambda: torch.randn(9, 5, dtype=torch.float64)),
     (UsedTwice, lambda: torch.randint(0, 11, (4, 3))),
     (Looked, lambda: torch.randint(0, 11, (4, 3))),
+    (Padded, lambda: torch.zeros(4, 3, dtype=torch.int64)),
     (Convolution, lambda: torch.randn(3, 2, 5, 5, dtype=torch.float64)),
 ]
 
