@@ -8,6 +8,7 @@ only mirror it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from infra.errors import Conflict, Corrupt
 from infra.storage.store import ObjectStore, S3Uri, StoredObject
+
+_ENTRY = re.compile(r"\d{8}\.json")
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,34 @@ class PromotionLog:
         self._folder = folder
 
     def entries(self) -> tuple[Promotion, ...]:
-        """Every entry, oldest first."""
-        return tuple(self._read(item) for item in self._store.list(self._folder))
+        """Every entry, oldest first.
+
+        Raises:
+            Corrupt: An entry is missing or damaged.
+        """
+        return tuple(self._read(item) for item in self._items())
 
     def newest(self) -> Promotion | None:
-        """The entry that says what is deployed, or None before the first promotion."""
-        items = self._store.list(self._folder)
+        """The entry that says what is deployed, or None before the first promotion.
+
+        Raises:
+            Corrupt: An entry is missing, or this one is damaged.
+        """
+        items = self._items()
         return self._read(items[-1]) if items else None
+
+    def _items(self) -> list[StoredObject]:
+        """The objects of the log, numbered from 1 without a gap; other files there are let be."""
+        items = [item for item in self._store.list(self._folder) if _ENTRY.fullmatch(item.path)]
+        for sequence, item in enumerate(items, start=1):
+            if item.path != _file_name(sequence):
+                raise Corrupt(
+                    where=str(self._folder),
+                    expected=f"promotion {sequence} after promotion {sequence - 1}",
+                    found=item.path,
+                    remedy=f"Restore {_file_name(sequence)} from the bucket's older versions.",
+                )
+        return items
 
     def append(
         self,

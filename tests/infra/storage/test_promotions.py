@@ -68,10 +68,20 @@ def test_rolling_back_twice_goes_two_steps_back(log):
 
 def test_an_entry_under_another_number_is_no_entry(log, store, folder):
     first = append(log, None, 1)
-    store.write(folder / "00000007.json", first.model_dump_json().encode())
+    store.write(folder / "00000002.json", first.model_dump_json().encode())
 
     with pytest.raises(Corrupt, match="found promotion 1"):
         log.newest()
+
+
+def test_a_gap_in_the_log_is_noticed_by_every_reader(log, store, folder):
+    append(log, append(log, append(log, None, 1), 2), 3)
+    store.write(folder / "note.txt", b"not part of the log")
+    assert [entry.version for entry in log.entries()] == [1, 2, 3]
+    store.delete(folder / "00000002.json")
+    for read in (log.newest, log.entries):
+        with pytest.raises(Corrupt, match=r"expected promotion 2 after promotion 1"):
+            read()
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3://bucket", "file:///etc", "s3://b/a/../c", "/etc"])
