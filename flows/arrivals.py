@@ -37,7 +37,7 @@ def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
     if newest is None:
         return None
     deployed = pull_champion(queue, newest)
-    if deployed.manifest.base_digest != base.digest:
+    if deployed.manifest.base_digest not in (base.digest, base.digest_before):
         raise Corrupt(
             where=queue.family.base,
             expected=f"digest {deployed.manifest.base_digest}, from which the deployed version "

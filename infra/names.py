@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated
 
 from pydantic import StringConstraints
@@ -11,8 +12,13 @@ from merging.errors import InvalidInput
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 _NAME = re.compile(NAME_PATTERN)
-# A segment of a path inside an artifact folder has no separator and does not begin with a dot.
-_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ -]{0,254}")
+# Bytes of a file's name, which is the most that file systems take, and of a path, for which the keys of
+# an object store leave room.
+_LONGEST_NAME, _LONGEST_PATH = 255, 800
+# Control characters, line and paragraph separators, and halves of character pairs.
+_UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
+# What systems put into folders beside what people do.
+_SYSTEM = {"__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini"}
 
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
 
@@ -29,14 +35,30 @@ def check_task(name: str) -> str:
 
 def check_relative_path(path: str, where: str) -> str:
     """Returns a relative POSIX path unchanged, or raises InvalidInput if it could leave its folder."""
-    if not all(_SEGMENT.fullmatch(segment) for segment in path.split("/")):
+    if not all(map(_is_plain, path.split("/"))) or len(path.encode()) > _LONGEST_PATH:
         raise InvalidInput(
             where=where,
             expected="a relative path of plain file names",
             found=repr(path[:200]),
-            remedy="Rename the file: letters, digits, '.', '_', '-' and no leading dot.",
+            remedy="Rename the file: no leading dot, no backslash, no control character, at most "
+            f"{_LONGEST_NAME} bytes a name and {_LONGEST_PATH} a path.",
         )
     return path
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a path lies in what people do not see in their folder, and so did not mean."""
+    segments = path.split("/")
+    return any((s.startswith(".") and s not in (".", "..")) or s in _SYSTEM for s in segments)
+
+
+def _is_plain(segment: str) -> bool:
+    return (
+        segment[:1] not in ("", ".")
+        and "\\" not in segment
+        and not any(unicodedata.category(character) in _UNPRINTABLE for character in segment)
+        and len(segment.encode()) <= _LONGEST_NAME
+    )
 
 
 def limit_name(family: str) -> str:

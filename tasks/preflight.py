@@ -77,6 +77,7 @@ def open_checked(
     directory: Path,
     who: str,
     told: Told = lambda _: None,
+    examples: Path | None = None,
 ) -> Checked:
     """Opens an expert's folder after checking weights and examples.
 
@@ -87,6 +88,7 @@ def open_checked(
         directory: Its folder.
         who: What messages call it.
         told: Is told what each check found, also those after one that refused.
+        examples: Its examples table, where that is not in the folder.
 
     Raises:
         IncompatibleExpert: Its tensors, tokenizer or configuration differ from the base's.
@@ -94,8 +96,8 @@ def open_checked(
     """
     kind, inspection = family.kind, Inspection(told)
     with inspection.look("files"):
-        layout = find_layout_on_disk(directory)
-        files, table = ExpertFiles(directory / layout.checkpoint), directory / layout.examples
+        checkpoint, table = find_layout_on_disk(directory, examples)
+        files = ExpertFiles(checkpoint)
         _ = files.config, files.adapter if files.is_adapter else files.checkpoint
     inspection.stop_if_refused()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prefect import task
 
 from infra.errors import Corrupt
@@ -9,10 +11,10 @@ from infra.names import check_task
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from infra.storage.cache import sha256_tree
-from infra.storage.layout import find_layout, is_wanted
+from infra.storage.layout import find_layout, tree_digests, wanted_files
 from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion
-from infra.storage.store import S3Uri
+from infra.storage.store import S3Uri, StoredObject
 from merging.errors import InvalidInput
 from merging.experts.expert import open_expert
 from merging.models.folder import MergedFolder
@@ -34,7 +36,7 @@ def fetch_base(queue: MergeQueue) -> Base:
         InvalidInput: There is none, or no whole one; nothing was downloaded.
     """
     uri = queue.family.base_uri
-    objects = [item for item in queue.store.list(uri) if is_wanted(item.path)]
+    objects = _wanted(queue.store.list(uri), uri)
     if not objects:
         raise InvalidInput(
             where=f"base of family {queue.name!r}",
@@ -44,7 +46,7 @@ def fetch_base(queue: MergeQueue) -> Base:
         )
     check_base([item.path for item in objects], queue.family.kind, str(uri))
     directory, files = queue.cache.pull(objects)
-    return Base(directory, sha256_tree(files))
+    return Base(directory, *tree_digests(files))
 
 
 @task(**SIDE_EFFECT)
@@ -59,7 +61,7 @@ def pull_expert(queue: MergeQueue, version: ExpertVersion) -> Pulled:
     _check_bucket(queue, source, version.ref)
     objects = queue.store.list(source)
     find_layout((item.path for item in objects), str(source))
-    directory, files = queue.cache.pull(item for item in objects if is_wanted(item.path))
+    directory, files = queue.cache.pull(_wanted(objects, source))
     digest = sha256_tree(files)
     queue.registry.experts.record_digest(version, digest)
     return Pulled(version, source, directory, digest)
@@ -81,14 +83,12 @@ def pull_champion(queue: MergeQueue, promotion: Promotion) -> Deployed:
 
 def _pull_member(queue: MergeQueue, record: MergedExpert) -> Member:
     source = S3Uri.parse(record.source)
-    objects = [item for item in queue.store.list(source) if is_wanted(item.path)]
-    directory, files = queue.cache.pull(objects)
-    digest = sha256_tree(files)
-    if digest != record.digest:
+    directory, files = queue.cache.pull(_wanted(queue.store.list(source), source))
+    if record.digest not in tree_digests(files):
         raise Corrupt(
             where=f"{source} (expert of {record.task!r})",
             expected=f"digest {record.digest}",
-            found=digest,
+            found=sha256_tree(files),
             remedy="The expert was changed after it was merged; restore it from the bucket's older "
             "versions, or roll back.",
         )
@@ -102,6 +102,11 @@ def _pull_member(queue: MergeQueue, record: MergedExpert) -> Member:
             examples=directory / layout.examples,
         ),
     )
+
+
+def _wanted(objects: Iterable[StoredObject], folder: S3Uri) -> list[StoredObject]:
+    by_path = {item.path: item for item in objects}
+    return [by_path[path] for path in wanted_files(by_path, str(folder))]
 
 
 def _check_bucket(queue: MergeQueue, source: S3Uri, who: str) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+import unicodedata
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
 
-from infra.names import check_task
+from infra.names import check_relative_path, check_task
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from infra.storage.cache import sha256_file, sha256_tree
-from infra.storage.layout import is_wanted
+from infra.storage.layout import files_in, find_layout_on_disk, left_aside
 from infra.storage.store import S3Uri
+from merging.errors import InvalidInput
+from merging.experts.table_names import TABLES
+from merging.experts.tables import image_files
+from merging.kinds import ModelKind
 from merging.preflight.base import check_base
 from tasks.preflight import open_checked
 from tasks.pull import fetch_base
@@ -43,20 +46,19 @@ def register_expert(
         InvalidInput, IncompatibleExpert: It cannot be merged; nothing was uploaded.
     """
     check_task(task_name)
-    if examples is not None:
-        with tempfile.TemporaryDirectory() as scratch:
-            whole = Path(scratch) / "expert"
-            shutil.copytree(directory, whole)
-            shutil.copyfile(examples, whole / f"examples{examples.suffix}")
-            return register_expert(queue, task_name, whole, report=report)
     report(f"Fetching the base {queue.family.base}")
     base = fetch_base(queue)
     report("Checking weights, tokenizer and examples")
-    for remark in open_checked(queue.family, base, task_name, directory, str(directory)).remarks:
+    checked = open_checked(
+        queue.family, base, task_name, directory, str(directory), examples=examples
+    )
+    for remark in (*checked.remarks, *checked.contract.warnings):
         report(f"Worth knowing: {remark}")
-    digest = sha256_tree({p: sha256_file(directory / p) for p in _wanted(directory)})
+    files = _expert_files(directory, examples, queue.family.kind)
+    digest = sha256_tree({path: sha256_file(file) for path, file in files.items()})
     target = queue.family.root / "experts" / task_name / digest
-    _upload(queue, directory, target, report)
+    _upload(queue, files, target, report)
+    _report_left_aside(directory, report)
     report("Registering it in MLflow")
     return queue.registry.experts.register(queue.name, task_name, target, digest)
 
@@ -67,17 +69,47 @@ def upload_base(queue: MergeQueue, directory: Path, report: Report = lambda _: N
     Raises:
         InvalidInput: It is no whole checkpoint; nothing was uploaded.
     """
-    check_base(_wanted(directory), queue.family.kind, str(directory))
-    _upload(queue, directory, queue.family.base_uri, report)
+    files = {path: directory / path for path in files_in(directory)}
+    check_base(files, queue.family.kind, str(directory))
+    _upload(queue, files, queue.family.base_uri, report)
+    _report_left_aside(directory, report)
 
 
-def _upload(queue: MergeQueue, directory: Path, target: S3Uri, report: Report) -> None:
-    for path in _wanted(directory):
-        megabytes = (directory / path).stat().st_size / 1e6
-        report(f"Uploading {path} ({megabytes:,.1f} MB)")
-        queue.store.upload(directory / path, target / path)
+def _report_left_aside(directory: Path, report: Report) -> None:
+    """Says what of a folder is not uploaded."""
+    if names := left_aside(directory):
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        report(f"Left aside, since a merge does not read them: {', '.join(names[:10])}{more}")
 
 
-def _wanted(directory: Path) -> list[str]:
-    files = (p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
-    return sorted(path for path in files if is_wanted(path))
+def _upload(queue: MergeQueue, files: Mapping[str, Path], target: S3Uri, report: Report) -> None:
+    for path, file in files.items():
+        report(f"Uploading {path} ({file.stat().st_size / 1e6:,.1f} MB)")
+        queue.store.upload(file, target / path)
+
+
+def _expert_files(directory: Path, examples: Path | None, kind: ModelKind) -> dict[str, Path]:
+    """What is uploaded of an expert: the file by its path in the target folder."""
+    files = {path: directory / path for path in files_in(directory)}
+    _, table = find_layout_on_disk(directory, examples)
+    place = PurePosixPath()
+    if examples is None:
+        place = PurePosixPath(table.relative_to(directory).parent.as_posix())
+    else:  # A table given apart stands for any in the folder.
+        files = {p: file for p, file in files.items() if PurePosixPath(p).name not in TABLES}
+        files[f"examples{examples.suffix}"] = examples
+    if kind.reads_images:
+        known = {unicodedata.normalize("NFC", path): path for path in files}
+        for image in image_files(table):
+            path = (place / image.relative_to(table.parent.resolve()).as_posix()).as_posix()
+            there = known.get(unicodedata.normalize("NFC", path))
+            if examples is not None and there is None:
+                files[check_relative_path(path, str(examples))] = image
+            elif there is None or not files[there].samefile(image):
+                raise InvalidInput(
+                    where=str(table),
+                    expected="images among the files that are uploaded, each under a path of its own",
+                    found=repr(path[:200]),
+                    remedy="Rename it (no leading dot), or put the images' bytes into the table.",
+                )
+    return dict(sorted(files.items()))

@@ -28,10 +28,16 @@ if TYPE_CHECKING:  # A sweep that finds nothing opens no expert, so it needs no 
 
 @dataclass(frozen=True)
 class Base:
-    """The pretrained checkpoint of the family, on local disk."""
+    """The pretrained checkpoint of the family, on local disk.
+
+    Attributes:
+        digest: Of all its files.
+        digest_before: Of those that earlier versions read, which is on record for what they merged.
+    """
 
     directory: Path
     digest: str
+    digest_before: str = ""
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

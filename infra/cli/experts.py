@@ -35,7 +35,8 @@ def register(
     family: Family,
     task: Annotated[str, typer.Argument(help="Name of the ML task.")],
     directory: Annotated[
-        Path, typer.Argument(help="Folder with the checkpoint and examples.parquet or .jsonl.")
+        Path,
+        typer.Argument(help="Folder with the checkpoint and examples.parquet, .jsonl or .csv."),
     ],
     examples: Annotated[
         Path | None, typer.Option(help="The examples table, if it is not in the folder.")

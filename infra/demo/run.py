@@ -23,7 +23,7 @@ from infra.demo.report import ask_deployed_model, show_result
 from infra.errors import Unavailable
 from infra.settings import PROJECT, Settings
 from infra.storage.cache import sha256_file, sha256_tree
-from infra.storage.layout import is_wanted
+from infra.storage.layout import files_in
 
 FAMILY = "demo"
 CACHE = PROJECT / ".cache"
@@ -128,7 +128,7 @@ def _train(console: Console) -> tuple[Path, list[Path]]:
 
 def land_expert(console: Console, queue, arrival: DemoExpert, directory: Path):  # type: ignore[no-untyped-def]
     """Uploads an expert, registers it in MLflow, and waits for the queue's decision."""
-    files = {p.name: sha256_file(p) for p in directory.iterdir() if is_wanted(p.name)}
+    files = {path: sha256_file(directory / path) for path in files_in(directory)}
     digest = sha256_tree(files)
     target = queue.family.root / "experts" / arrival.task / digest
     for name in files:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,8 +218,9 @@ def _image_file(value: Any, table: Path, number: int) -> Path | None:
     for form in (value, *(unicodedata.normalize(form, value) for form in ("NFC", "NFD"))):
         try:
             path = (folder / form).resolve()
-            if path.is_file() and folder in path.parents:
-                return folder / form
+            # An absolute path is the same file here, but none where the folder will be read next.
+            if path.is_file() and folder in path.parents and not Path(form).is_absolute():
+                return Path(os.path.normpath(folder / form))
         except (OSError, ValueError, RuntimeError):
             continue  # It is no path at all: too long, or with a NUL in it.
     raise _wrong_image(table, number, f"{value[:120]!r}")

@@ -118,8 +118,8 @@ food/1: – → waiting
 sport/1: – → waiting
 Two Words/1: – → waiting
 food/1: waiting → rejected: s3://models/nowhere: expected exactly one folder with safetensors
-    and config.json, found none. Register a folder that holds one expert: its checkpoint and its
-    examples.
+    and config.json or adapter_config.json, found none. Register the folder of one expert; its
+    examples table may lie elsewhere and be given to `supermerge register` with --examples.
 log: reviews: food bounced: 〃
 notice bounced: reviews: food bounced: 〃
 sport/1: waiting → rejected: source of reviews-sport/1: expected one of the family's buckets:

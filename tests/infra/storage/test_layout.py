@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import PurePosixPath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infra.names import check_relative_path
-from infra.storage.layout import find_layout, is_wanted
+from infra.storage.layout import find_checkpoint, find_layout, is_wanted, left_aside, wanted_files
 from merging.errors import InvalidInput
+from merging.experts.table_names import TABLES
+
+MODEL = ["config.json", "model.safetensors"]
+EXPERT = [*MODEL, "examples.parquet"]
+
+
+def at(folder: str, files: list[str] = MODEL) -> list[str]:
+    return [f"{folder}/{file}" for file in files]
 
 
 @pytest.mark.parametrize(
     ("paths", "checkpoint", "table"),
     [
-        (["config.json", "model.safetensors", "examples.parquet"], ".", "examples.parquet"),
+        (EXPERT, ".", "examples.parquet"),
         (
             ["MLmodel", "model/config.json", "model/a.safetensors", "data/examples.jsonl"],
             "model",
             "data/examples.jsonl",
         ),
         (
-            ["config.json", "adapter_config.json", "adapter_model.safetensors", "examples.jsonl"],
+            ["adapter_config.json", "adapter_model.safetensors", "README.md", "examples.jsonl"],
             ".",
             "examples.jsonl",
         ),
+        (
+            [*EXPERT, *at("checkpoint-500"), *at("checkpoint-1000"), "training_args.bin"],
+            ".",
+            "examples.parquet",
+        ),
+        ([*at("final"), *at("out/checkpoint-1"), "examples.csv"], "final", "examples.csv"),
+        ([*at("checkpoint-500", EXPERT)], "checkpoint-500", "checkpoint-500/examples.parquet"),
+        (
+            [*EXPERT, "pytorch_model.bin", *at(".ipynb_checkpoints"), *at("__MACOSX", EXPERT)],
+            ".",
+            "examples.parquet",
+        ),
+        ([*EXPERT, ".cache/examples.jsonl", *at(".git", EXPERT)], ".", "examples.parquet"),
     ],
 )
 def test_checkpoint_and_table_are_found(paths, checkpoint, table):
@@ -32,21 +56,22 @@ def test_checkpoint_and_table_are_found(paths, checkpoint, table):
     assert (found.checkpoint, found.examples) == (PurePosixPath(checkpoint), PurePosixPath(table))
 
 
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_found_in_every_format(table):
+    assert find_layout([*MODEL, table], "here").examples == PurePosixPath(table)
+
+
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
         (["config.json", "pytorch_model.bin", "examples.jsonl"], "only pickles"),
         (["config.json", "examples.jsonl"], "exactly one folder"),
-        (["config.json", "model.safetensors"], "exactly one examples table"),
+        (MODEL, "expected an examples table named .* found none.*--examples"),
+        ([*EXPERT, "examples.csv"], "found examples.csv, examples.parquet"),
+        ([*at("a"), *at("b"), "examples.jsonl"], "found a, b"),
         (
-            [
-                "a/config.json",
-                "a/x.safetensors",
-                "b/config.json",
-                "b/x.safetensors",
-                "examples.jsonl",
-            ],
-            "found a, b",
+            [*at("checkpoint-5"), *at("checkpoint-10"), "examples.jsonl"],
+            "found checkpoint-10, checkpoint-5.*--examples",
         ),
         ([], "found none"),
     ],
@@ -56,21 +81,94 @@ def test_what_is_no_single_expert_is_refused_with_what_was_found(paths, message)
         find_layout(paths, "here")
 
 
+def test_a_checkpoint_of_trainer_alone_is_found_without_its_table():
+    assert (
+        find_checkpoint([*MODEL, "optimizer.pt", "trainer_state.json"], "here") == PurePosixPath()
+    )
+
+
 @pytest.mark.parametrize(
-    "name", ["source.spm", "bpe.codes", "qwen.tiktoken", "chat_template.jinja"]
+    "name",
+    [
+        *("source.spm", "bpe.codes", "qwen.tiktoken", "chat_template.jinja", "merges.txt", "vocab"),
+        *("sentencepiece.bpe.model", "dict.vocab", "tokenizer.model.v3", "special.tsv"),
+        *("cat (1).jpg", "IMG+1.png", "#3.png", "100%?.png", "a&b.JPG", "x@2x.gif", "scan.tif"),
+        *(
+            "grün.png",
+            unicodedata.normalize("NFD", "grün.png"),
+            "猫.webp",
+            "👨‍👩‍👧.png",
+            "at\u202f1 PM.png",
+        ),
+        "images/n01/a b/c.png",
+    ],
 )
-def test_vocabularies_are_wanted_whatever_they_are_called(name):
-    assert is_wanted(name)
+def test_a_file_of_any_plain_name_is_taken_at_both_doors(name):
+    assert wanted_files([name], "here") == [name]
+    assert check_relative_path(name, "here") == name
 
 
-def test_pickles_and_code_are_never_pulled():
-    wanted = [
-        p for p in ("a.bin", "a.pt", "a.pkl", "a.py", "MLmodel", "a.safetensors") if is_wanted(p)
-    ]
-    assert wanted == ["a.safetensors"]
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a.bin", "a.pt", "a.pth", "a.pkl", "checkpoint.ckpt", "a.py", "a.ipynb"),
+        *("tf_model.h5", "flax_model.msgpack", "model.onnx", "__0_0.distcp"),
+        *(".DS_Store", "images/Thumbs.db", "__MACOSX/a.json", ".ipynb_checkpoints/a.json"),
+        *("runs/Nov26/events.out.tfevents.17.host.1.0", "__pycache__/a.json", "a/.git/config.json"),
+    ],
+)
+def test_pickles_code_logs_and_hidden_files_are_never_taken(name):
+    assert not is_wanted(name)
 
 
-@pytest.mark.parametrize("path", ["../a", "/a", "a//b", "a/../b", ".hidden", "a/.b", "", "a\\b"])
-def test_a_path_that_leaves_its_folder_is_refused(path):
+BAD = [
+    "../a",
+    "/a",
+    "a//b",
+    "a/../b",
+    ".hidden",
+    "a/.b",
+    "",
+    "a\\b",
+    "a\nb",
+    "a\x00",
+    "\u2028",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("path", [*BAD, "ü" * 128, "/".join(["long"] * 200)])
+def test_a_path_that_leaves_its_folder_or_cannot_be_stored_is_refused(path):
     with pytest.raises(InvalidInput, match="plain file names"):
         check_relative_path(path, "here")
+
+
+@given(st.lists(st.text(max_size=12), max_size=4))
+def test_what_upload_takes_pull_takes(paths):
+    try:
+        taken = wanted_files(paths, "here")
+    except InvalidInput:
+        return
+    assert wanted_files(taken, "there") == taken
+    assert all(check_relative_path(path, "there") == path for path in taken)
+    assert not any(".." in PurePosixPath(path).parts for path in taken)
+
+
+def test_what_is_left_aside_is_named_by_file_or_whole_folder(tmp_path):
+    for name in (
+        *EXPERT,
+        *at("checkpoint-500", [*MODEL, "optimizer.pt"]),
+        "runs/Nov26/events.out.tfevents.1",
+        "training_args.bin",
+        ".git/config.json",
+        "images/a.png",
+        "images/a.npy",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert left_aside(tmp_path) == (
+        "checkpoint-500/",
+        "images/a.npy",
+        "runs/",
+        "training_args.bin",
+    )
