@@ -50,9 +50,8 @@ def try_build(queue: MergeQueue, build: Build, rungs: int) -> Attempt:
         build: What is merged, and how.
         rungs: How many rungs of the ladder share the gate examples.
     """
-    work = queue.work(build.key)
-    learned = learn(queue.engine, build, work)
-    merged = write_model(build, learned, work)
+    learned = learn(queue.engine, build, queue.work(build.merge_key))
+    merged = write_model(build, learned, queue.work(build.key))
     scores = score_build(queue, build, merged)
     report, contract = judge(queue.engine, build, merged, scores, rungs)
     pages = write_report(

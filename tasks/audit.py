@@ -13,8 +13,8 @@ from merging.experts.heads import Head
 from merging.models.materialise import verify
 from merging.vectors.backbone import Backbone
 from merging.vectors.expert_set import ExpertSet
+from tasks.device import choose_device
 from tasks.evaluate import ask_champion
-from tasks.learn import choose_device
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Deployed
 

@@ -22,7 +22,7 @@ from merging.models.folder import MODEL, MergedFolder
 from merging.models.outcomes import Outcomes
 from merging.vectors.backbone import Backbone
 from merging.vectors.expert_set import ExpertSet
-from tasks.learn import choose_device
+from tasks.device import choose_device
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Build, Deployed, Member
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import mean
 
-import torch
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from infra.engine import Engine
-from infra.errors import Unavailable
 from merging.experts.heads import Head
 from merging.learning.learn import Learned
 from merging.learning.state import StepRecord
@@ -20,17 +18,6 @@ from merging.models.materialise import materialise
 from tasks.values import Build
 
 _LOG_EVERY = 20  # Steps between two lines of the log.
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device of a family: ``auto`` is CUDA where there is one, else the CPU."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise Unavailable(
-            "The family file asks for `device: cuda`, but this worker has no CUDA device.",
-            "Run the worker where there is one, or write `device: auto`.",
-        )
-    cuda = wanted != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if cuda else "cpu")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -56,7 +43,7 @@ def learn(engine: Engine, build: Build, work: Path) -> Learned:
         frozen=[member.task for member in build.kept] if build.rung == "chain" else (),
         heads=heads,
         work=work,
-        device=choose_device(build.family.device),
+        device=build.device,
         progress=progress,
     )
 

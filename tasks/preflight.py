@@ -67,7 +67,8 @@ def preflight(family: Family, base: Base, pulled: Pulled) -> Member:
         source=str(pulled.source),
         digest=pulled.digest,
     )
-    return Member(record, checked.expert, checked.contract, checked.remarks)
+    releases = version.tags.releases or 0
+    return Member(record, checked.expert, checked.contract, releases, checked.remarks)
 
 
 def open_checked(

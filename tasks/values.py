@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,12 @@ from merging.gate import GateReport
 from merging.models.folder import MergedFolder
 from merging.settings import MergeSettings
 
+ENGINE = 2
+"""It is raised where the engine makes another model of the same inputs."""
+
 if TYPE_CHECKING:  # A sweep that finds nothing opens no expert, so it needs no torch.
+    import torch
+
     from merging.experts.checkpoint import Checkpoint
     from merging.experts.expert import Expert
     from merging.vectors.expert_set import ExpertSet
@@ -65,6 +71,8 @@ class Member:
     expert: Expert
     contract: ContractResult | None = None
     """How its examples table keeps the data contract; None where it was checked earlier."""
+    releases: int = 0
+    """How often a person put it back into the queue."""
     remarks: tuple[str, ...] = ()
     """Sentences worth knowing of an expert that fits; none where it was checked earlier."""
 
@@ -126,22 +134,44 @@ class Build:
             return self.family.merge.model_copy(update={"granularity": "row"})
         return self.family.merge
 
-    @property
+    @cached_property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        from tasks.device import choose_device
+
+        return choose_device(self.family.device)
+
+    @cached_property
+    def merge_key(self) -> str:
+        """A digest of all that determines the merged model: the same key means the same model."""
+        return _digest(
+            {
+                "layout": ENGINE,
+                "torch": version("torch"),
+                "transformers": version("transformers"),
+                "device": self.device.type,
+                "family": self.family.name,
+                "kind": self.family.kind,
+                "base": self.base.digest,
+                "experts": [[m.task, m.record.digest] for m in self.members],
+                "arrivals": [m.task for m in self.arrivals],
+                "champion": self.champion_sequence,
+                "rung": self.rung,
+                "settings": self.settings.model_dump(mode="json"),
+            }
+        )
+
+    @cached_property
     def key(self) -> str:
-        """A digest of all inputs: the same key means the same result."""
-        inputs = {
-            "layout": 1,
-            "family": self.family.name,
-            "kind": self.family.kind,
-            "base": self.base.digest,
-            "experts": [[m.task, m.record.digest] for m in self.members],
-            "arrivals": [m.task for m in self.arrivals],
-            "champion": self.champion_sequence,
-            "rung": self.rung,
-            "settings": self.settings.model_dump(mode="json"),
-            "policy": self.family.gate.model_dump(mode="json"),
-        }
-        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        """A digest of all inputs: the same key means the same manifest and the same decision.
+
+        Another policy decides anew and learns nothing anew. How often an expert was released is part
+        of it, so that a release really tries again.
+        """
+        policy = self.family.gate.model_dump(mode="json", exclude={"decision_budget"})
+        records = [member.record.model_dump(mode="json") for member in self.members]
+        releases = [member.releases for member in self.arrivals]
+        return _digest([self.merge_key, policy, records, releases])
 
 
 @dataclass(frozen=True)
@@ -178,6 +208,10 @@ class Candidate:
     run_id: str
     page: str
     manifest: Manifest
+
+
+def _digest(inputs: object) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 Attempt = Candidate | Rejected

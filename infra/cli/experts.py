@@ -60,7 +60,7 @@ def release(expert: Expert) -> None:
             f"{version.ref} is {version.status}; only a held or rejected expert can be released.",
             "`supermerge status` shows what waits.",
         )
-    queue_.registry.experts.settle(version, "waiting", "Released.")
+    queue_.registry.experts.release(version)
     console.print(f"{version.ref} is waiting again; the next merge takes it.")
 
 

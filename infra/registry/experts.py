@@ -105,6 +105,11 @@ class Experts:
             self._retag(expert, status=status, reason=reason, report=report)
         return news
 
+    def release(self, expert: ExpertVersion) -> None:
+        """Puts an expert back into the queue, to be tried again whatever was decided before."""
+        releases = (expert.tags.releases or 0) + 1
+        self._retag(expert, status="waiting", reason="Released.", releases=releases)
+
     def record_digest(self, expert: ExpertVersion, digest: str) -> None:
         """Remembers the digest of an expert's content as it was pulled."""
         self._retag(expert, digest=digest)

@@ -105,6 +105,7 @@ class ExpertTags(Tags):
         digest: Digest of its content, once that was looked at.
         reason: Why its status is what it is.
         report: Where the report of the decision on it is.
+        releases: How often a person put it back into the queue.
         status: Where in its life it is; None where the tag is malformed. It is written last,
             because it is what wakes the queue.
     """
@@ -114,6 +115,7 @@ class ExpertTags(Tags):
     digest: str = Field("", alias="merge.digest")
     reason: str = Field("", alias="merge.reason")
     report: str = Field("", alias="merge.report")
+    releases: int | None = Field(None, alias="merge.releases", ge=0)
     status: Annotated[ExpertStatus | None, Lowered] = Field(None, alias=STATUS)
 
     @classmethod

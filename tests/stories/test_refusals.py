@@ -198,3 +198,14 @@ log: no expert is waiting
 food/1: held → waiting: Released.
 > reviews-food/1 is waiting again; the next merge takes it.\
 """)
+
+
+def test_a_release_really_tries_again(deployed):
+    """Not only the words of the decision before: everything is decided anew."""
+    deployed.land("food", 90)
+    deployed.scores("food", weather=20, food=20)
+    deployed.sweep()
+    before = set(deployed.queue.store.list(S3Uri("models", "reviews/attempts")))
+    deployed.types("release reviews-food/1")
+    deployed.sweep()
+    assert len(set(deployed.queue.store.list(S3Uri("models", "reviews/attempts"))) - before) == 1

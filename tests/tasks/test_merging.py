@@ -15,13 +15,16 @@ import tasks.learn
 from infra.engine import Engine
 from infra.errors import Unavailable
 from infra.families import Family
+from infra.registry.experts import ExpertVersion
+from infra.registry.tags import ExpertTags
 from infra.storage.manifest import MergedExpert
 from merging.experts.examples import Examples
 from merging.experts.expert import ExpertFiles, open_expert
 from merging.kinds import ModelKind
 from merging.models.coefficients import Coefficients
+from tasks.device import choose_device
 from tasks.gate import judge
-from tasks.learn import choose_device, learn, write_model
+from tasks.learn import learn, write_model
 from tasks.preflight import preflight
 from tasks.report import write_report
 from tasks.values import Base, Build, Deployed, Member, Pulled
@@ -122,11 +125,12 @@ def test_a_model_that_is_written_already_is_kept(build, tmp_path):
 @pytest.mark.parametrize(
     ("seconds", "candidate", "verdict", "told"),
     [
-        (([1.0], [1.0]), 785, "passed", "every task"),
-        (([3.0], [1.0]), 785, "failed", "3.00 times as long"),
-        (([1.0], [1.0]), 600, "failed", "weather"),
+        ((1.0,), 785, "passed", "every task"),
+        ((3.0, 3.0, 1.0), 785, "passed", "every task"),
+        ((3.0, 3.0, 2.5), 785, "failed", "2.50 times as long"),
+        ((1.0,), 600, "failed", "weather"),
     ],
-    ids=["good", "slow", "worse"],
+    ids=["good", "disturbed", "slow", "worse"],
 )
 def test_a_candidate_is_judged_by_its_answers_and_its_speed(
     build, tmp_path, seconds, candidate, verdict, told
@@ -136,9 +140,9 @@ def test_a_candidate_is_judged_by_its_answers_and_its_speed(
         task_scores("weather", candidate=candidate),
         task_scores("food", role="new", champion=705),
     ]
-    report, contract = judge.fn(
-        engine(time_answers=lambda *_: seconds), build, merged, scores, rungs=2
-    )
+    measured = iter(seconds)
+    timed = engine(time_answers=lambda *_: ([next(measured)], [1.0]))
+    report, contract = judge.fn(timed, build, merged, scores, rungs=2)
 
     assert report.verdict == verdict
     assert contract.passed
@@ -158,7 +162,9 @@ def test_a_decision_that_lacks_a_task_does_not_keep_its_contract(build, tmp_path
 
 
 def test_a_pulled_expert_becomes_a_member_with_its_record(base, expert):
-    version = SimpleNamespace(task="weather", name="f-weather", version=3, ref="f-weather/3")
+    version = ExpertVersion(
+        "f-weather", 3, "s3://b/weather", ExpertTags(task="weather", releases=2)
+    )
     pulled = Pulled(version, "s3://b/weather", expert("weather"), "digest")
 
     looked_at = preflight.fn(FAMILY, Base(base, "digest-of-base"), pulled)
@@ -167,6 +173,7 @@ def test_a_pulled_expert_becomes_a_member_with_its_record(base, expert):
         task="weather", name="f-weather", version=3, source="s3://b/weather", digest="digest"
     )
     assert looked_at.contract.passed
+    assert looked_at.releases == 2
     assert isinstance(looked_at.expert.split.gate, Examples)
 
 

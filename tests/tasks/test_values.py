@@ -81,6 +81,41 @@ def test_any_other_input_has_another_key(changes):
     assert build(**changes).key != build().key
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arrivals": (replace(member("b"), releases=1),)},
+        {
+            "arrivals": (
+                replace(
+                    member("b"), record=member("b").record.model_copy(update={"source": "s3://b/y"})
+                ),
+            )
+        },
+        {
+            "family": FAMILY.model_copy(
+                update={"gate": FAMILY.gate.model_copy(update={"margin": 0.1})}
+            )
+        },
+    ],
+    ids=["released", "source", "policy"],
+)
+def test_what_decides_on_a_model_does_not_make_another_one(changes):
+    assert build(**changes).key != build().key
+    assert build(**changes).merge_key == build().merge_key
+
+
+def test_a_warning_decides_nothing():
+    gate = FAMILY.gate.model_copy(update={"decision_budget": 7})
+    assert build(family=FAMILY.model_copy(update={"gate": gate})).key == build().key
+
+
+def test_another_library_may_make_another_model(monkeypatch):
+    before = build().merge_key
+    monkeypatch.setattr("tasks.values.version", lambda name: f"another {name}")
+    assert build().merge_key != before
+
+
 def test_columns_are_the_champions_experts_and_then_the_arrivals():
     both = build(deployed=deployed("a", "b"), arrivals=(member("b", version=2), member("c")))
 
