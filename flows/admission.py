@@ -75,7 +75,7 @@ def look_at(
         reason = f"Same content as {present.name}/{present.version}, which is deployed."
         settle_expert(queue, version, "merged", reason)
         return None
-    member = preflight(queue.family, base, pulled)
+    member = preflight(queue.family, queue.engine, base, pulled)
     answers = score_expert(queue, base, member)
     rungs = len(rungs_to_climb(queue.family, deployed))
     check = judge_expert(queue.family.gate, member.task, *answers, rungs=rungs)

@@ -1,4 +1,4 @@
-"""What takes a device and minutes, in one value: learning, answering, and asking a finished model.
+"""What takes a device and minutes, in one value: proving, learning, answering, asking a finished model.
 
 A queue is opened with the real ones. A story of the queue gives its own, which know the answers.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # Most commands never use them.
     from merging.learning.learn import Learned
     from merging.models.outcomes import Outcomes
+    from merging.preflight.mismatch import Mismatch
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Engine:
         learn: As `merging.learning.learn.learn_coefficients`.
         evaluate: As `merging.models.evaluate.evaluate`.
         time_answers: As `merging.models.evaluate.time_answers`.
+        prove: As `merging.preflight.proof.prove`.
         check_answers: As `infra.packaging.probe.check_answers`.
     """
 
     learn: Callable[..., Learned]
     evaluate: Callable[..., Outcomes]
     time_answers: Callable[..., tuple[list[float], ...]]
+    prove: Callable[..., tuple[Mismatch, ...]]
     check_answers: Callable[[Path], None]
 
     @classmethod
@@ -39,6 +42,7 @@ class Engine:
             learn=_late("merging.learning.learn", "learn_coefficients"),
             evaluate=_late("merging.models.evaluate", "evaluate"),
             time_answers=_late("merging.models.evaluate", "time_answers"),
+            prove=_late("merging.preflight.proof", "prove"),
             check_answers=_late("infra.packaging.probe", "check_answers"),
         )
 

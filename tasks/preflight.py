@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from prefect import task
 
 from infra.contracts import ContractResult, check_examples
+from infra.engine import Engine
 from infra.families import Family
 from infra.storage.layout import find_layout_on_disk
 from infra.storage.manifest import MergedExpert
@@ -17,6 +18,7 @@ from merging.experts.expert import Expert, ExpertFiles, open_expert, read_head
 from merging.experts.tables import read_table
 from merging.preflight.expert import check_task_model, comparisons
 from merging.preflight.mismatch import Mismatch
+from merging.preflight.proof import prove
 from merging.preflight.remarks import remarks
 from tasks.inspection import Inspection, Told
 from tasks.values import Base, Member, Pulled
@@ -56,10 +58,10 @@ class Checked(NamedTuple):
 
 
 @task(persist_result=False)
-def preflight(family: Family, base: Base, pulled: Pulled) -> Member:
+def preflight(family: Family, engine: Engine, base: Base, pulled: Pulled) -> Member:
     """Opens a pulled expert after checking it; raises as :func:`open_checked` does."""
-    version = pulled.version
-    checked = open_checked(family, base, version.task, pulled.directory, version.ref)
+    version, where = pulled.version, pulled.directory
+    checked = open_checked(family, base, version.task, where, version.ref, prove=engine.prove)
     record = MergedExpert(
         task=version.task,
         name=version.name,
@@ -79,6 +81,8 @@ def open_checked(
     who: str,
     told: Told = lambda _: None,
     examples: Path | None = None,
+    *,
+    prove: Callable[..., tuple[Mismatch, ...]] = prove,
 ) -> Checked:
     """Opens an expert's folder after checking weights and examples.
 
@@ -88,11 +92,13 @@ def open_checked(
         task_name: Its ML task.
         directory: Its folder.
         who: What messages call it.
+        prove: Holds the opened expert against its author's library, as `merging.preflight.proof` does.
         told: Is told what each check found, also those after one that refused.
         examples: Its examples table, where that is not in the folder.
 
     Raises:
-        IncompatibleExpert: Its tensors, tokenizer or configuration differ from the base's.
+        IncompatibleExpert: Its tensors, tokenizer or configuration differ from the base's, or it
+            answers otherwise than as its author's library loads it.
         InvalidInput: Its examples table does not keep the data contract.
     """
     kind, inspection = family.kind, Inspection(told)
@@ -118,6 +124,9 @@ def open_checked(
     with inspection.look("expert") as sentences:
         expert = open_expert(task_name, files, kind, examples=table)
         sentences += remarks(expert)
+    inspection.stop_if_refused()
+    with inspection.look("proof"):
+        fits(prove(base.checkpoint, expert, kind))
     inspection.stop_if_refused()
     return Checked(expert, contract, tuple(sentences))
 

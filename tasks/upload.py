@@ -50,7 +50,13 @@ def register_expert(
     base = fetch_base(queue)
     report("Checking weights, tokenizer and examples")
     checked = open_checked(
-        queue.family, base, task_name, directory, str(directory), examples=examples
+        queue.family,
+        base,
+        task_name,
+        directory,
+        str(directory),
+        examples=examples,
+        prove=queue.engine.prove,
     )
     for remark in (*checked.remarks, *checked.contract.warnings):
         report(f"Worth knowing: {remark}")

@@ -6,7 +6,12 @@ from collections.abc import Collection
 
 from merging.errors import InvalidInput
 from merging.kinds import ModelKind
-from merging.preflight.readers import PREPROCESSOR, TOKENIZER_FILES
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"),
+    *("spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
+)
+PREPROCESSOR = "preprocessor_config.json"
 
 
 def check_base(files: Collection[str], kind: ModelKind, where: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from transformers import MODEL_MAPPING
 
 from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint
@@ -11,11 +14,19 @@ from merging.experts.expert import ExpertFiles, read_head
 from merging.kinds import ModelKind
 from merging.preflight.configurations import compare_configurations
 from merging.preflight.mismatch import Mismatch
-from merging.preflight.readers import compare_image_processors, compare_tokenizers
 from merging.preflight.values import check_values
-from merging.serving import TaskError
+from merging.serving import TaskError, model_class
 from merging.vectors.deltas import backbone_names, source_of
 from merging.vectors.layout import Layout
+
+DEQUANTIZE = (
+    "Load it with transformers, call dequantize() and save it again in the precision that it was "
+    "trained in."
+)
+RENAME = (
+    "If it is a {kind} after all, save it from {cls} or name that class in its config.json; the head of "
+    "another class cannot be merged here."
+)
 
 
 def check_expert(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> tuple[Mismatch, ...]:
@@ -43,13 +54,30 @@ def comparisons(
     base: Checkpoint, files: ExpertFiles, kind: ModelKind
 ) -> Iterator[tuple[str, Iterator[Mismatch]]]:
     """What of an expert is compared with its base before any value is read, and each difference."""
+    yield "class", _classes(files, kind)
     yield "configuration", compare_configurations(base.config, files.config)
-    if kind.reads_images:
-        yield "image processor", compare_image_processors(base.directory, files.directory)
-    else:
-        yield "tokenizer", compare_tokenizers(base.directory, files.directory)
     if not files.is_adapter:
         yield "tensors", _headers(base, files.checkpoint, kind)
+
+
+def _classes(files: ExpertFiles, kind: ModelKind) -> Iterator[Mismatch]:
+    """What a configuration says of the whole folder: its class, and whether weights are numbers."""
+    config = files.config
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "quantized weights")
+        expected = "weights of fp32, fp16 or bf16"
+        yield Mismatch("config.quantization_config", expected, f"{method}", DEQUANTIZE)
+    named = config.get("architectures") or []
+    try:
+        expected_class, parsed = model_class(config, kind)
+    except TaskError:
+        return  # There is no such class at all, which is said where the model is built.
+    backbone: Any = MODEL_MAPPING.get(type(parsed), ())
+    bare = {c.__name__ for c in (backbone if isinstance(backbone, tuple) else (backbone,))}
+    # An adapter's config.json is often its base's, and PEFT says by itself what the task is.
+    if named and not files.is_adapter and not {expected_class.__name__, *bare} & set(named):
+        remedy = RENAME.format(cls=expected_class.__name__, kind=kind)
+        yield Mismatch("config.architectures", expected_class.__name__, ", ".join(named), remedy)
 
 
 def _headers(base: Checkpoint, expert: Checkpoint, kind: ModelKind) -> Iterator[Mismatch]:

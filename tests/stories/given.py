@@ -15,6 +15,7 @@ from merging.learning.plan import Plan
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
 from merging.models.outcomes import Outcomes
+from merging.preflight.mismatch import Mismatch
 from merging.settings import MergeSettings
 from merging.vectors.backbone import Backbone
 from merging.vectors.expert_set import ExpertSet
@@ -62,7 +63,10 @@ class GivenEngine:
         return GivenEngine(experts=dict(self.experts))
 
     def engine(self) -> Engine:
-        return Engine(self.learn, self.evaluate, self.time_answers, self.check_answers)
+        return Engine(self.learn, self.evaluate, self.time_answers, self.prove, self.check_answers)
+
+    def prove(self, *_: Any) -> tuple[Mismatch, ...]:
+        return ()
 
     def learn(self, experts: ExpertSet, settings: MergeSettings, **more: Any) -> Learned:
         tasks = experts.tasks

@@ -71,7 +71,10 @@ def learned(build: Build, value: float) -> SimpleNamespace:
 
 def engine(**given: Callable) -> Engine:
     return Engine(
-        **{**dict.fromkeys(("learn", "evaluate", "time_answers", "check_answers")), **given}
+        **{
+            **dict.fromkeys(("learn", "evaluate", "time_answers", "prove", "check_answers")),
+            **given,
+        }
     )
 
 
@@ -167,7 +170,8 @@ def test_a_pulled_expert_becomes_a_member_with_its_record(base, expert):
     )
     pulled = Pulled(version, "s3://b/weather", expert("weather"), "digest")
 
-    looked_at = preflight.fn(FAMILY, Base(base, "digest-of-base"), pulled)
+    given = engine(prove=lambda *_: ())
+    looked_at = preflight.fn(FAMILY, given, Base(base, "digest-of-base"), pulled)
 
     assert looked_at.record == MergedExpert(
         task="weather", name="f-weather", version=3, source="s3://b/weather", digest="digest"

@@ -138,7 +138,7 @@ def test_every_check_is_told_also_after_one_that_refused(base, folder):
     assert verdicts == {
         "files": "ok",
         "configuration": "refused",
-        "tokenizer": "ok",
+        "class": "ok",
         "tensors": "ok",
         "examples": "refused",
     }

@@ -129,16 +129,6 @@ def test_a_pickle_is_refused(
     assert "pytorch_model.bin" in mismatch.found
 
 
-def test_another_tokenizer_is_refused(
-    text_base: Path, text_expert_directories: tuple[Path, ...], copy_of: Copy
-) -> None:
-    expert = copy_of(text_expert_directories[0])
-    content = json.loads((text_base / "tokenizer.json").read_text())
-    content["model"]["vocab"]["zzz"] = 3
-    (expert / "tokenizer.json").write_text(json.dumps(content))
-    assert [m.tensor for m in check(text_base, expert)] == ["tokenizer"]
-
-
 @pytest.mark.parametrize(
     ("kind", "missing"),
     [
