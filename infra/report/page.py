@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from infra.contracts import data_docs
 from infra.report.charts import limits_chart, score_bars
@@ -213,13 +212,14 @@ def _image(content: object) -> Markup | None:
     """A thumbnail drawn anew from the bytes, so that nothing of the file itself is embedded."""
     if not isinstance(content, bytes):
         return None
+    from merging.serving import load_image  # This imports torch.
+
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "PNG")
-    except (OSError, ValueError, Image.DecompressionBombError):
+        image = load_image(content)
+    except ValueError:
         return Markup("<em>an image that cannot be read</em>")
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    image.save(buffer := io.BytesIO(), "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     return Markup('<img alt="gate example" src="data:image/png;base64,{}">').format(data)
 

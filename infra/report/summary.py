@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
@@ -24,8 +25,7 @@ _METRICS = (
     "wins",
     "losses",
 )
-
-
+_MARKUP = re.compile(r"[\\<>\[\]|]")  # What begins a tag, a link, an image or a cell of a table.
 LONGEST_SUMMARY = 5_000  # Characters that MLflow keeps of a version's description.
 
 
@@ -42,8 +42,8 @@ def markdown_summary(report: GateReport, link: str = "") -> str:
     rows = sorted(summary_rows(report), key=lambda row: order.index(row["verdict"]))
     header = [_row(rows[0]), _row(["---"] * len(rows[0]))] if rows else []
     table = [_row(row.values()) for row in rows]
-    warnings = [f"- Warning: {warning}" for warning in report.warnings]
-    reasons = [f"- {reason}" for reason in report.reasons]
+    warnings = [f"- Warning: {_plain(warning)}" for warning in report.warnings]
+    reasons = [f"- {_plain(reason)}" for reason in report.reasons]
     end = ["", f"[Full report]({link})"] if link else []
     head = [f"**{HEADLINES[report.verdict]}**", "", *header]
     room = LONGEST_SUMMARY - len("\n".join([*head, *end])) - 100  # The two counts take the rest.
@@ -134,4 +134,9 @@ def _difference(decision: TaskDecision) -> str:
 
 
 def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_plain, cells)) + " |"
+
+
+def _plain(text: str) -> str:
+    """Text on one line that Markdown shows as it is: no link, tag or table can begin in it."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))

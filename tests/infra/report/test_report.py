@@ -132,7 +132,7 @@ def test_the_data_docs_load_nothing_and_escape_what_great_expectations_does_not(
     }
     assert not {name for _, attrs in tags for name in attrs} & {"src", "href", "onerror"}
     assert "&lt;script&gt;alert(1)" in page, "the label is shown, as text"
-    assert "values must belong to this set: good." in page
+    assert "values must belong to this set: nothing." in page
     assert ">broken<" in page
     assert ">holds<" in page
 
@@ -265,6 +265,27 @@ def test_the_markdown_has_a_row_per_task_and_the_reasons():
     assert sum(line.startswith("| ") for line in text.splitlines()) == 4
     assert "[Full report](https://example.org/report)" in text
     assert [row["task"] for row in summary_rows(passed())] == ["reviews", "tweets"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<script>alert(1)</script>",
+        "[x](javascript:alert(1))",
+        "![x](https://example.org/seen.png)",
+        "a | b",
+        "one\n\n# two",
+        "\\[x](y)",
+    ],
+)
+def test_no_sentence_becomes_markup_in_the_markdown(words):
+    report = passed().model_copy(update={"warnings": (words,), "reasons": (words,)})
+    text = markdown_summary(report).replace(r"\\", "")
+    assert "\n- Warning: " in text
+    assert not re.search(r"(?<!\\)[<>\[\]]", text)
+    shown = text.partition("- Warning: ")[2]
+    assert "\n" not in shown
+    assert "|" not in shown.replace(r"\|", "")
 
 
 @pytest.mark.parametrize("number", [1, 12, 60])
