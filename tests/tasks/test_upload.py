@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from infra.engine import Engine
 from infra.families import Family
 from infra.storage.cache import Cache
 from infra.storage.folder import FolderStore
@@ -52,6 +53,7 @@ def queue(tmp_path: Path) -> SimpleNamespace:
         store=store,
         cache=Cache(tmp_path / "cache", store),
         registry=SimpleNamespace(experts=Versions()),
+        engine=Engine.real(),
     )
 
 
