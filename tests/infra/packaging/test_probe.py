@@ -31,19 +31,16 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return write
 
 
-def test_code_in_a_model_sees_no_credential(model, monkeypatch):
+def test_code_in_a_model_sees_no_credential_and_its_exception_is_quoted(model, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-1")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hush-2")
     monkeypatch.setenv("SUPERMERGE_WEBHOOK_SECRET", "hush-3")
-    statement = "sys.exit(f\"sees {dict(os.environ)} {open('/proc/self/environ').read()}\")"
-    with pytest.raises(Corrupt, match="sees") as raised:
+    seen = "str(os.environ) + open('/proc/self/environ').read()"
+    statement = (
+        f"raise ValueError(f\"PATH {{({seen}).count('PATH')}}, hush {{({seen}).count('hush')}}\")"
+    )
+    with pytest.raises(Corrupt, match=r"ValueError: PATH [1-9]\d*, hush 0"):
         check_answers(model(statement))
-    assert "hush" not in raised.value.found
-
-
-def test_an_exception_in_the_model_is_quoted(model):
-    with pytest.raises(Corrupt, match="ValueError: no such weights"):
-        check_answers(model("raise ValueError('no such weights')"))
 
 
 def test_a_killed_process_is_named(model):
