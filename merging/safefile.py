@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from merging.errors import InvalidInput
+from merging.jsonfile import parse_json, refuse_pointer
 
 NAMES = {
     torch.float64: "F64",
@@ -33,6 +34,7 @@ NAMES = {
     torch.bool: "BOOL",
 }
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
+LARGEST_HEADER = 32 << 20  # Bytes; a model of 100,000 tensors has 12 MB.
 
 
 @dataclass(frozen=True)
@@ -112,17 +114,38 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InvalidInput: The file is missing, truncated or not a safetensors file.
     """
+    file = open_tensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+        metadata = parse_json((file.metadata() or {}).get("json", "{}"))
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise _not_whole(path, error) from error
+
+
+def open_tensors(path: Path) -> Any:
+    """An open safetensors file; its header is small and agrees with its length.
+
+    Raises:
+        InvalidInput: The file is missing, truncated, a git-lfs pointer or not a safetensors file.
+    """
+    refuse_pointer(path)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > LARGEST_HEADER:
+            raise ValueError(f"a header that claims {length:,} bytes")
+        return safe_open(path, framework="pt")
     except (OSError, SafetensorError, ValueError) as error:
-        raise InvalidInput(
-            where=str(path),
-            expected="a whole safetensors file",
-            found=str(error),
-            remedy="Delete it and run again, or fetch it again.",
-        ) from error
+        raise _not_whole(path, error) from error
+
+
+def _not_whole(path: Path, error: Exception) -> InvalidInput:
+    return InvalidInput(
+        where=str(path),
+        expected="a whole safetensors file",
+        found=getattr(error, "strerror", None) or str(error)[:200],
+        remedy="Save it again, or fetch it again.",
+    )
 
 
 def read_header(path: Path) -> tuple[dict[str, tuple[Spec, int]], dict[str, Any]]:

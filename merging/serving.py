@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 MANIFEST = "manifest.json"
+# transformers reads the index only where the first of these is missing; the second is a head's.
+WEIGHTS = ("model.safetensors", "head.safetensors")
+WEIGHTS_INDEX = "model.safetensors.index.json"
 LONGEST_TEXT = 512  # Tokens of a text, where neither tokenizer nor configuration has a limit.
 NEW_TOKENS = 64  # Most tokens of a generated answer.
 BATCH = 32  # Inputs in one forward pass.
@@ -56,14 +60,23 @@ class TaskError(ValueError):
     """A request that this model cannot answer, or files that are not what was promoted."""
 
 
+def parse_config(config: Mapping[str, Any]) -> PretrainedConfig:
+    """What transformers makes of a config.json, defaults filled in; it decodes what JSON cannot say."""
+    with tempfile.TemporaryDirectory() as folder:
+        values = {key: value for key, value in config.items() if key != "auto_map"}  # code
+        (Path(folder) / "config.json").write_text(json.dumps(values))
+        parsed = AutoConfig.from_pretrained(folder, local_files_only=True)
+    parsed.name_or_path = ""
+    return parsed
+
+
 def model_class(config: Mapping[str, Any], kind: str) -> tuple[Any, PretrainedConfig]:
     """The transformers class of a task model, and its configuration parsed.
 
     Raises:
         TaskError: transformers has none for this architecture.
     """
-    values = dict(config)
-    parsed = AutoConfig.for_model(values.pop("model_type"), **values)
+    parsed = parse_config(config)
     auto: Any = AUTO_CLASSES[kind][-1 if parsed.is_encoder_decoder else 0]
     try:
         mapped = auto._model_mapping[type(parsed)]  # noqa: SLF001 - nothing public tells the class
@@ -115,12 +128,12 @@ def assemble(config: Mapping[str, Any], kind: str, tensors: Mapping[str, Tensor]
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint directory, sharded or not, mapped from the files."""
-    return {
-        name: tensor
-        for path in sorted(Path(directory).glob("*.safetensors"))
-        for name, tensor in load_file(path).items()
-    }
+    """All tensors of a merged model's backbone, sharded or not, or of a head, mapped from the files."""
+    files = [path for name in WEIGHTS if (path := Path(directory) / name).is_file()]
+    if not files and (index := Path(directory) / WEIGHTS_INDEX).is_file():
+        names = json.loads(index.read_text())["weight_map"].values()
+        files = [index.with_name(name) for name in sorted(set(names))]
+    return {name: tensor for path in files for name, tensor in load_file(path).items()}
 
 
 class Encoder:

@@ -8,24 +8,29 @@ saved them.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import MODEL_MAPPING, AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from merging.errors import InvalidInput
-from merging.safefile import DTYPES
+from merging.experts.configuration import backbone_prefix, parsed_config, read_config
+from merging.experts.weightfiles import WeightFiles, find_weights
+from merging.safefile import DTYPES, open_tensors
+
+# What holds a whole model puts its name before all of the model's: DataParallel and torch.compile.
+WRAPPERS = ("module.", "_orig_mod.")
+# transformers renames these wherever it finds them.
+RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies, under the name `key` in its file, and what it is."""
+    """Where one tensor lies, under the name `key` without the checkpoint's wrapper, and what it is."""
 
     file: Path
     key: str
@@ -38,14 +43,22 @@ class Checkpoint:
     """Names, shapes, dtypes and values of a checkpoint directory.
 
     Attributes:
+        config: config.json as it stands there.
+        parsed: What transformers makes of it, defaults filled in.
         tensors: By canonical name, sorted.
         head: Names of the tensors that lie outside the backbone.
+        wrapper: What stands before every name in the files, since DataParallel or torch.compile held
+            the model when it was saved; transformers does not look behind it.
+        left_aside: Names of safetensors files in the folder that are not the model.
     """
 
     directory: Path
     config: dict[str, Any]
+    parsed: PretrainedConfig = field(repr=False, compare=False)
     tensors: dict[str, TensorInfo]
     head: frozenset[str]
+    wrapper: str = ""
+    left_aside: tuple[str, ...] = ()
     _files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -57,89 +70,54 @@ class Checkpoint:
         """
         directory = Path(directory)
         config = read_config(directory)
-        prefix = backbone_prefix(directory, parsed_config(directory, config))
-        scanned = dict(_scan(directory))
-        tensors = {canonical_name(key, prefix): info for key, info in scanned.items()}
+        parsed = parsed_config(directory, config)
+        prefix = backbone_prefix(directory, parsed)
+        files = find_weights(directory, config)
+        scanned = _scan(directory, files)
+        wrapper = wrapper_of([info.key for info in scanned])
         # Where no name has the prefix, the file is a bare backbone (or a model without prefix).
-        prefixed = any(key.startswith(prefix) for key in scanned)
-        head = frozenset(key for key in scanned if prefixed and not key.startswith(prefix))
-        return cls(directory, config, dict(sorted(tensors.items())), head)
+        prefixed = any(info.key.startswith(wrapper + prefix) for info in scanned)
+        tensors: dict[str, TensorInfo] = {}
+        head = set()
+        for info in scanned:
+            key = info.key.removeprefix(wrapper)
+            name = canonical_name(key, prefix)
+            if name in tensors:
+                raise _twice(directory, info.key, wrapper + tensors[name].key)
+            tensors[name] = replace(info, key=key)
+            if prefixed and not key.startswith(prefix):
+                head.add(name)
+        ordered = dict(sorted(tensors.items()))
+        return cls(directory, config, parsed, ordered, frozenset(head), wrapper, files.left_aside)
 
     def read(self, name: str) -> Tensor:
         """The tensor of a canonical name, mapped from its file."""
         info = self.tensors[name]
         if info.file not in self._files:
-            self._files[info.file] = _open(info.file)
-        return self._files[info.file].get_tensor(info.key)
+            self._files[info.file] = open_tensors(info.file)
+        return self._files[info.file].get_tensor(self.wrapper + info.key)
 
     def close(self) -> None:
         """Lets go of the mapped files; the next read opens them again."""
         self._files.clear()
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """`config.json` of a checkpoint.
-
-    Raises:
-        InvalidInput: It is missing, not JSON, or asks for code of its own.
-    """
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text())
-        if not isinstance(config, dict) or not isinstance(config.get("id2label", {}), dict):
-            raise ValueError("a configuration, or an id2label in it, that is no JSON object")
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            where=str(path),
-            expected="the JSON configuration of a Hugging Face checkpoint",
-            found=str(error),
-            remedy="Save the model with save_pretrained.",
-        ) from error
-    if "auto_map" in config:
-        raise InvalidInput(
-            where=str(path),
-            expected="an architecture that transformers itself has",
-            found="auto_map, which would run code from the checkpoint",
-            remedy="Remote code is never run; use an architecture of transformers.",
-        )
-    return config
-
-
-def parsed_config(directory: Path, config: dict[str, Any]) -> PretrainedConfig:
-    """The configuration object that transformers makes of `config`."""
-    values = dict(config)
-    model_type = values.pop("model_type", None)
-    try:
-        return AutoConfig.for_model(model_type, **values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InvalidInput(
-            where=str(directory / "config.json"),
-            expected="a configuration that transformers knows",
-            found=f"model_type {model_type!r}: {str(error).splitlines()[0][:200]}",
-            remedy="Use an architecture of the installed transformers.",
-        ) from error
-
-
-def backbone_prefix(directory: Path, config: PretrainedConfig) -> str:
-    """What task models of this architecture put before the names of their backbone."""
-    try:
-        backbone: Any = MODEL_MAPPING[type(config)]
-        return f"{backbone.base_model_prefix}."
-    except KeyError as error:
-        raise InvalidInput(
-            where=str(directory),
-            expected="an architecture with a plain backbone (AutoModel)",
-            found=str(config.model_type),
-            remedy="Use an architecture that AutoModel can load.",
-        ) from error
-
-
 def canonical_name(key: str, prefix: str) -> str:
     """The name without prefix, and with today's names of layer norms."""
     name = key.removeprefix(prefix)
-    if "LayerNorm" in name:
-        name = name.replace(".gamma", ".weight").replace(".beta", ".bias")
+    for old, new in RENAMED.items():
+        name = name.replace(old, new)
     return name
+
+
+def wrapper_of(keys: Collection[str]) -> str:
+    """What wrappers of a whole model have put before every one of its names, `module._orig_mod.`."""
+    found = ""
+    while keys and (
+        more := [w for w in WRAPPERS if all(key.startswith(found + w) for key in keys)]
+    ):
+        found += more[0]
+    return found
 
 
 def digest_directory(directory: Path) -> str:
@@ -156,27 +134,46 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _scan(directory: Path) -> Iterator[tuple[str, TensorInfo]]:
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        pickles = sorted(p.name for p in directory.glob("*.bin")) + sorted(
-            p.name for p in directory.glob("*.pt*")
-        )
-        raise InvalidInput(
-            where=str(directory),
-            expected="weights in safetensors files",
-            found=f"only {', '.join(pickles)}" if pickles else "none",
-            remedy="Save the model with save_pretrained; pickled weights are never read.",
-        )
-    for path in files:
-        file = _open(path)
+def _scan(directory: Path, files: WeightFiles) -> list[TensorInfo]:
+    """Every tensor of the weight files, in their order, under its name there."""
+    found: dict[str, TensorInfo] = {}
+    for path in (directory / name for name in files.read):
+        file, size = open_tensors(path), path.stat().st_size
         for key in file.keys():  # noqa: SIM118
             part = file.get_slice(key)
-            yield (
-                key,
-                TensorInfo(path, key, tuple(part.get_shape()), _dtype(path, part.get_dtype())),
-            )
-    _check_index(directory, {path.name for path in files})
+            shape = tuple(part.get_shape())
+            if key in found:
+                raise _twice(directory, key, f"{key} in {found[key].file.name}")
+            if max(shape, default=0) > size:
+                raise InvalidInput(
+                    where=str(path),
+                    expected="tensors that hold numbers",
+                    found=f"{key} of shape {list(shape)}",
+                    remedy="Save the model again with save_pretrained.",
+                )
+            found[key] = TensorInfo(path, key, shape, _dtype(path, part.get_dtype()))
+    lost = [key for key, name in (files.index or {}).items() if _file_of(found, key) != name]
+    if lost or not found:
+        raise InvalidInput(
+            where=str(directory),
+            expected="each tensor in the shard that the index names" if lost else "tensors",
+            found=f"{len(lost)} elsewhere or nowhere, {lost[0]} first" if lost else "none",
+            remedy="Upload the whole checkpoint directory again, or save it with save_pretrained.",
+        )
+    return list(found.values())
+
+
+def _file_of(found: dict[str, TensorInfo], key: str) -> str | None:
+    return found[key].file.name if key in found else None
+
+
+def _twice(directory: Path, key: str, other: str) -> InvalidInput:
+    return InvalidInput(
+        where=str(directory),
+        expected="one tensor of each name",
+        found=f"{key} beside {other}",
+        remedy="Load the model with from_pretrained and save it with save_pretrained.",
+    )
 
 
 def _dtype(path: Path, name: str) -> torch.dtype:
@@ -188,30 +185,4 @@ def _dtype(path: Path, name: str) -> torch.dtype:
             expected=f"tensors of {', '.join(DTYPES)}",
             found=name,
             remedy="Save the model in fp32, fp16 or bf16.",
-        ) from error
-
-
-def _check_index(directory: Path, present: set[str]) -> None:
-    index = directory / "model.safetensors.index.json"
-    if not index.exists():
-        return
-    missing = sorted(set(json.loads(index.read_text())["weight_map"].values()) - present)
-    if missing:
-        raise InvalidInput(
-            where=str(index),
-            expected="every shard that the index names",
-            found=f"{', '.join(missing)} missing",
-            remedy="Upload the whole checkpoint directory again.",
-        )
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise InvalidInput(
-            where=str(path),
-            expected="a whole safetensors file",
-            found=str(error),
-            remedy="Upload it again.",
         ) from error

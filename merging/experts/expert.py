@@ -8,15 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from merging.errors import InvalidInput
 from merging.experts.adapters import AdapterFiles, is_adapter, is_factor
-from merging.experts.checkpoint import (
-    Checkpoint,
-    backbone_prefix,
-    digest_directory,
-    parsed_config,
-    read_config,
-)
+from merging.experts.checkpoint import Checkpoint, digest_directory
+from merging.experts.configuration import backbone_prefix, parsed_config, read_config
 from merging.experts.examples import Split, split_examples
 from merging.experts.heads import Head
 from merging.experts.table_names import TABLES
@@ -47,6 +44,11 @@ class ExpertFiles:
     def config(self) -> dict[str, Any]:
         """The task model's configuration."""
         return read_config(self.directory)
+
+    @cached_property
+    def parsed(self) -> PretrainedConfig:
+        """What transformers makes of the configuration, defaults filled in."""
+        return parsed_config(self.directory, self.config)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -116,7 +118,7 @@ def read_head(task: str, files: ExpertFiles, kind: ModelKind) -> Head:
     if not kind.has_head:  # BART's configuration, for one, has label names all the same
         return Head(task, {k: v for k, v in config.items() if k not in ("id2label", "label2id")})
     if files.is_adapter:
-        prefix = backbone_prefix(directory, parsed_config(directory, config))
+        prefix = backbone_prefix(directory, files.parsed)
         tensors = {
             key: tensor
             for key, tensor in sorted(files.adapter.tensors.items())
@@ -124,7 +126,9 @@ def read_head(task: str, files: ExpertFiles, kind: ModelKind) -> Head:
         }
     else:
         tensors = {name: files.checkpoint.read(name) for name in sorted(files.checkpoint.head)}
-    head = Head(task, config, tensors)
+    # transformers has default names for labels, and does not write those of two.
+    names = {str(number): name for number, name in (files.parsed.id2label or {}).items()}
+    head = Head(task, config if config.get("id2label") else {**config, "id2label": names}, tensors)
     if not head.labels:
         raise InvalidInput(
             where=str(directory / "config.json"),

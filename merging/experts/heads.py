@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merging.experts.checkpoint import read_config
+from merging.experts.configuration import read_config
 from merging.safefile import load_tensors, save_tensors
 from merging.serving import label_names
 

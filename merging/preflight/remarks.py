@@ -15,3 +15,8 @@ def remarks(expert: Expert) -> Iterator[str]:
             f"Its labels have no names but {', '.join(nameless[:3])}, so that is what the merged "
             "model answers; set id2label in its config.json if they have better ones."
         )
+    if not expert.files.is_adapter and (aside := expert.files.checkpoint.left_aside):
+        yield (
+            f"{', '.join(aside)} {'lie' if len(aside) > 1 else 'lies'} beside the weights and "
+            "was not read, since transformers does not read it either."
+        )
