@@ -14,6 +14,9 @@ from transformers import BertModel
 
 from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint
+from merging.experts.expert import open_expert
+from merging.kinds import ModelKind
+from merging.preflight.remarks import remarks
 from merging.serving import read_weights
 
 Copy = Callable[[Path], Path]
@@ -131,3 +134,13 @@ def test_weights_that_transformers_takes_from_elsewhere_are_refused(
     (base / "config.json").write_text(json.dumps({**known, **config}))
     with pytest.raises(InvalidInput, match=file):
         Checkpoint.open(base)
+
+
+def test_people_are_told_what_was_left_aside(
+    text_expert_directories: tuple[Path, ...], copy_of: Copy
+) -> None:
+    expert = copy_of(text_expert_directories[0])
+    other_values(expert / "model.safetensors", expert / "model_ema.safetensors")
+    opened = open_expert("task", expert, ModelKind.TEXT_CLASSIFIER)
+    (sentence,) = remarks(opened)
+    assert sentence.startswith("model_ema.safetensors lies beside the weights and was not read")
