@@ -42,6 +42,7 @@ from merging.models.coefficients import Coefficients
 from merging.models.evaluate import LoadedModel
 from merging.models.materialise import materialise
 from merging.preflight.expert import check_expert
+from merging.preflight.proof import prove
 from merging.serving import TaskError, class_scores, decode_image
 from merging.settings import MergeSettings
 from merging.vectors.backbone import Backbone
@@ -92,11 +93,15 @@ def send_the_whole_way(one: Architecture, folder: Path) -> Outcome:
         return Outcome("absent", sentence(error))
     try:
         files = ExpertFiles(directory)
-        for found in check_expert(Checkpoint.open(base), files, one.kind):
+        opened = Checkpoint.open(base)
+        mismatches = check_expert(opened, files, one.kind)
+        if not mismatches:
+            expert = open_expert("task", files, one.kind)
+            mismatches = prove(opened, expert, one.kind)
+        for found in mismatches:
             where = re.sub(r"[\w.]*\.\d+\.[\w.]*", "a tensor", found.tensor)
             reason = f"{where}: expected {found.expected}, found {found.found}. {found.remedy}"
             return Outcome("refused", reason.strip())
-        expert = open_expert("task", files, one.kind)
     except (MergeQueueError, TaskError) as error:
         return Outcome("refused", sentence(error))
     merged = merge(one, base, expert, folder)

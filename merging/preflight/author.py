@@ -6,10 +6,7 @@ nothing. Only safetensors are read, nothing is fetched, and no code runs that a 
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +18,11 @@ from transformers import (
     AutoTokenizer,
     PretrainedConfig,
 )
-from transformers.utils import logging as transformers_logging
 
 from merging.experts.expert import Expert
 from merging.experts.rows import Input
 from merging.kinds import ModelKind
+from merging.preflight.quiet import quietly
 from merging.serving import AUTO_CLASSES, decode_image
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -169,17 +166,3 @@ def brings_processor(folder: Path, kind: ModelKind) -> bool:
     texts, images = ("tokenizer*", "vocab.*", "merges.txt", "*.model"), ("*processor_config.json",)
     patterns = images if kind.reads_images else texts
     return any(any(folder.glob(pattern)) for pattern in patterns)
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Without the libraries' warnings and progress bars: what matters becomes a sentence of ours."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(before)

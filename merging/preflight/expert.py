@@ -55,7 +55,7 @@ def comparisons(
 ) -> Iterator[tuple[str, Iterator[Mismatch]]]:
     """What of an expert is compared with its base before any value is read, and each difference."""
     yield "class", _classes(files, kind)
-    yield "configuration", compare_configurations(base.config, files.config)
+    yield "configuration", compare_configurations(base, files, kind)
     if not files.is_adapter:
         yield "tensors", _headers(base, files.checkpoint, kind)
 

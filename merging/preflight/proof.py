@@ -61,6 +61,16 @@ SETTINGS = (
     "config.json and generation_config.json with the base's."
 )
 ARCHITECTURE = "This architecture cannot be merged as it is; nothing is wrong with the fine-tuning."
+TOGETHER = (
+    "Its answers depend on what else is in a batch, most often by the padding, and merged models are "
+    "asked in batches: this architecture cannot be merged as it is."
+)
+REMEMBERS = Mismatch(
+    "model",
+    "answers that follow the parameters",
+    "values that are kept from one pass to the next while the parameters change",
+    ARCHITECTURE,
+)
 
 
 def prove(base: Checkpoint, expert: Expert, kind: ModelKind) -> tuple[Mismatch, ...]:
@@ -142,12 +152,15 @@ class Proof:
                 for value, one in zip(inputs, encoded, strict=True)
             ]
         with _refused("merged model", "answers to examples one by one and together", ARCHITECTURE):
-            self._agree(theirs, [self.ours.logits([one])[0] for one in encoded], "one by one")
-            self._agree(theirs, self.ours.logits(encoded), "together, as learning asks them")
+            alone = [self.ours.logits([one])[0] for one in encoded]
+            if not self._agree(theirs, alone) and self._remembers(theirs):
+                raise Parted(REMEMBERS)
+            self._compare(theirs, alone, "one by one", SETTINGS)
+            self._compare(theirs, self.ours.logits(encoded), "together, in learning", TOGETHER)
             if self.alone.kind.has_head:
                 served = [self.ours.scores([value])[0] for value in inputs]
-                self._agree(theirs, served, "one by one, as serving asks them")
-                self._agree(theirs, self.ours.scores(inputs), "together, as serving asks them")
+                self._compare(theirs, served, "one by one, in serving", SETTINGS)
+                self._compare(theirs, self.ours.scores(inputs), "together, in serving", TOGETHER)
 
     def compare_texts(self) -> None:
         """The greedy answers to the first specimens, where no choice of a token was about even."""
@@ -188,32 +201,29 @@ class Proof:
         carried = CARRIED * float((ask() - before).abs().max())
         return min(carried, CEILING * float(before.abs().max()))
 
-    def _agree(self, theirs: Sequence[Tensor], ours: Sequence[Tensor], way: str) -> None:
-        """Whether logits agree, fp32 [places, classes] of each specimen.
+    def _agree(self, theirs: Sequence[Tensor], ours: Sequence[Tensor]) -> bool:
+        """Whether logits agree, fp32 [places, classes] of each specimen."""
+        apart = max(map(_apart, theirs, ours))
+        return apart <= FLOOR * _largest(theirs) or apart <= self.tolerance
 
-        Raises:
-            Parted: They do not.
-        """
-        largest = max(_apart(one, torch.zeros_like(one)) for one in theirs)
-        apart = [_apart(a, b) for a, b in zip(theirs, ours, strict=True)]
-        worst = max(range(len(apart)), key=apart.__getitem__)
-        if apart[worst] <= FLOOR * largest or apart[worst] <= self.tolerance:
+    def _compare(
+        self, theirs: Sequence[Tensor], ours: Sequence[Tensor], way: str, remedy: str
+    ) -> None:
+        """Raises what parts where logits do not agree."""
+        if self._agree(theirs, ours):
             return
-        if self._remembers(theirs):
-            found = "values that are kept from one pass to the next while its parameters change"
-            raise Parted(
-                Mismatch("model", "answers that follow the parameters", found, ARCHITECTURE)
-            )
+        largest, apart = _largest(theirs), list(map(_apart, theirs, ours))
+        worst = max(range(len(apart)), key=apart.__getitem__)
         expected = f"transformers' within {100 * self.tolerance / largest:.2g} % of the largest"
         found = f"{100 * apart[worst] / largest:.2g} % away for {shown(self.specimens.inputs[worst])} ({way})"
-        raise Parted(Mismatch("logits", expected, found, SETTINGS))
+        raise Parted(Mismatch("logits", expected, found, remedy))
 
     def _remembers(self, theirs: Sequence[Tensor]) -> bool:
         """Whether ours answers alike once it has left evaluation mode, where some keep what they made."""
         self.ours.model.train()
         self.ours.model.eval()
         ours = [self.ours.logits([one])[0] for one in self.ours.encode(self.specimens)]
-        return all(_apart(*pair) <= self.tolerance for pair in zip(theirs, ours, strict=True))
+        return self._agree(theirs, ours)
 
 
 @contextlib.contextmanager
@@ -242,6 +252,10 @@ def _share(ours: Tensor, theirs: Tensor) -> str:
     if ours.shape != theirs.shape:
         return f"shape {list(theirs.shape)}"
     return f"other ones by up to {_apart(ours, theirs):.3g} of {float(theirs.abs().max()):.3g}"
+
+
+def _largest(logits: Sequence[Tensor]) -> float:
+    return max(_apart(one, torch.zeros_like(one)) for one in logits)
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
