@@ -143,7 +143,10 @@ class Build:
 
     @cached_property
     def merge_key(self) -> str:
-        """A digest of all that determines the merged model: the same key means the same model."""
+        """A digest of all that determines the merged model: the same key means the same model.
+
+        (The last digits depend on the processor and its threads too; see the method's documentation.)
+        """
         return _digest(
             {
                 "layout": ENGINE,

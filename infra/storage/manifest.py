@@ -36,8 +36,9 @@ class MergedExpert(BaseModel):
 class Manifest(BaseModel):
     """Everything that determines a merged model, and its files.
 
-    Nothing in it depends on when or where it was built, with one exception: the report among its files
-    tells a latency that was measured.
+    Nothing in it depends on when or where it was built, with two exceptions: the last digits of
+    coefficients, and with them of weights, depend on the processor and threads that learned them, and
+    the report among its files tells a latency that was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

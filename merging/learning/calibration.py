@@ -18,6 +18,7 @@ from merging.experts.expert import Expert
 from merging.kinds import ModelKind
 from merging.learning.batches import Encoded, answers, collate, encode_examples, num_places, send
 from merging.learning.objectives import NEEDS_EXPERT, NEEDS_LABELS, SoftLabels, objective_loss
+from merging.learning.state import numerics
 from merging.safefile import load_tensors, save_tensors
 from merging.serving import Encoder, assemble
 from merging.settings import MergeSettings
@@ -134,7 +135,8 @@ def soft_labels(
     device: torch.device,
 ) -> SoftLabels:
     """The expert's answers to its own examples, computed once and kept in `work`."""
-    name = hashlib.sha256(f"{expert.fingerprint}{examples.digest}{LIKELIEST}".encode()).hexdigest()
+    content = f"{expert.fingerprint}{examples.digest}{LIKELIEST}{numerics(device)}"
+    name = hashlib.sha256(content.encode()).hexdigest()
     path = work / "soft-labels" / f"{name}.safetensors"
     if not path.exists():
         tensors = {**experts.backbone(expert.task).tensors, **expert.head.tensors}

@@ -17,7 +17,7 @@ from merging.experts.heads import Head
 from merging.learning.calibration import CalibrationSet, calibration_sets
 from merging.learning.resident import open_merge
 from merging.learning.run import LearningRun, Progress, held_out_losses
-from merging.learning.state import StepRecord
+from merging.learning.state import StepRecord, numerics
 from merging.learning.taskmodels import TaskModels
 from merging.learning.weights import TensorWeights
 from merging.models.coefficients import Coefficients
@@ -55,6 +55,8 @@ class GroupMerge:
 
     Attributes:
         names: Canonical names of the tensors to merge.
+        numerics: What the last digits depend on beside the arguments; a run that was killed goes on
+            only where it is the same.
         history: Records of all learning steps so far.
     """
 
@@ -76,6 +78,7 @@ class GroupMerge:
         self.start = start
         self.work = work
         self.device = device
+        self.numerics = numerics(device)
         self.room = room
         self.progress = progress
         self.names = experts.names
@@ -90,7 +93,7 @@ class GroupMerge:
         digest = expert.fingerprint
         if self.settings.preprocess != "none":  # Then its vector depends on the others too.
             others = [other.fingerprint for other in self.experts.values()]
-            digest = _key(digest, self.settings.preprocess, *others)
+            digest = _key(digest, self.settings.preprocess, *others, self.numerics)
         return Unit((expert.task,), self.sources[expert.task], values, digest)
 
     def champion_unit(self, frozen: Collection[str]) -> Unit:
@@ -123,6 +126,9 @@ class GroupMerge:
             tune_heads=self.settings.tune_heads,
         )
         losses = held_out_losses(models, data, self.settings)  # nothing is merged into them yet
+        with torch.no_grad():  # Where nothing is held out, this shows what each model reads.
+            for task, (learned_from, _) in data.items():
+                learned_from.loss(models.models[task], [0], self.settings)
         at_base = {task: float(loss.mean()) for task, loss in losses.items()}
         vectors = self._vectors(group, models.lookups)
         weights = self._weights(group, models.row_names)
@@ -136,6 +142,7 @@ class GroupMerge:
             self.start.digest if self.start else "",
             *(str(unit.fixed) for unit in group),
             *(heads[task].digest for task in tasks),
+            self.numerics,
         )
         run.go(self.work / "runs" / f"{run_key}.safetensors", self.progress)
         self.history += run.history

@@ -50,7 +50,9 @@ def learn_coefficients(
     """Learns how much of each expert goes into each tensor.
 
     A run that was killed goes on from its last saved step when it is called again with the same
-    arguments, and gives bitwise the same result as one that was not.
+    arguments, on as many threads of the same kind of processor and with the same versions of torch and
+    transformers. On a CPU it then gives bitwise the same result as one that was not killed. Otherwise
+    it begins anew.
 
     Args:
         experts: What to merge; each expert has passed `check_expert`.

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from torch import Tensor
 
 from merging.safefile import load_tensors, save_tensors
 
 FORMAT = 2  # A run that was saved in another format begins anew.
+
+
+def numerics(device: torch.device) -> str:
+    """What the last digits of learning depend on beside its arguments, for people and for keys.
+
+    Sums are shared out over threads, and each kind of processor and each version of a library adds in
+    an order of its own.
+    """
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        processor = f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    threads = torch.get_num_threads()
+    return (
+        f"{processor}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
 
 
 @dataclass(frozen=True)

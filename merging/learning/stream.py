@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from merging.learning.lookups import watch
 from merging.learning.merge import effective, is_shared, precise, write_sum
 from merging.learning.watch import Watch
 from merging.learning.weights import TensorWeights, update
@@ -37,7 +37,9 @@ class StreamedMerge:
         vectors: Base and task vectors of those names.
         weights: What is learned, by the same names. One object for all names is one coefficient
             per expert; it is updated at the end of a step.
-        lookups: Embeddings that are the only users of a parameter, by its name.
+        lookups: Embeddings that are the only users of a parameter, by its name. Rows are written each
+            time they are read, so what a forward pass sees never depends on the passes before it, and
+            a run that goes on sees what it would have seen.
         feed: How tiles get to the parameters' device; None where that is the CPU.
 
     Attributes:
@@ -68,7 +70,7 @@ class StreamedMerge:
         for name, embeddings in self._lookups.items():
             for embedding in embeddings:
                 embedding.sparse = True
-                embedding.register_forward_pre_hook(partial(self._write_rows, name))
+                watch(embedding, partial(self._write_rows, name))
 
     def finish_step(self, losses: Sequence[Tensor] = ()) -> list[float]:
         """See `Merge`: updates what the hooks of the step's last backward could not."""
@@ -107,8 +109,6 @@ class StreamedMerge:
         if gradient.is_sparse:
             inner = self._sparse_inner(name, gradient.coalesce())
         else:
-            # Where something else uses an embedding too, it is a tensor like any other.
-            self._lookups.pop(name, None)
             inner = self._inner_products(name, gradient, rows=weights.by_row)
         self.watch.add(name, f"finite gradients in step {self.step}", inner)
         if self._shared:
@@ -156,12 +156,18 @@ class StreamedMerge:
             self.vectors.release(name)
 
     @torch.no_grad()
-    def _write_rows(self, name: str, embedding: nn.Embedding, inputs: tuple[Any, ...]) -> None:
-        """Writes the rows that a forward pass is about to read."""
-        if name in self._lookups:
-            coefficients = self.weights[name].coefficients()
-            for rows in inputs[0].unique().split(ROWS):
-                base, stack = self.feed.rows(name, rows.cpu())
-                values = base.to(embedding.weight.dtype)
-                stack.add(values, coefficients)
-                embedding.weight[rows] = values
+    def _write_rows(self, name: str, rows: Tensor | None) -> None:
+        """Writes what a forward pass is about to read of an embedding: some rows, or all for None.
+
+        It may have been read in this pass before, with the same values; so autograd is not told.
+        """
+        weight = self.parameters[name].data
+        if rows is None:
+            self._write(name, weight)
+            return
+        coefficients = self.weights[name].coefficients()
+        for some in rows.unique().split(ROWS):
+            base, stack = self.feed.rows(name, some.cpu())
+            values = base.to(weight.dtype)
+            stack.add(values, coefficients)
+            weight[some] = values

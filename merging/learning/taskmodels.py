@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from merging.experts.checkpoint import Checkpoint
 from merging.experts.heads import Head
 from merging.kinds import ModelKind
+from merging.learning.lookups import WatchedEmbedding, watch
 from merging.serving import assemble
 from merging.vectors.deltas import backbone_names
 
@@ -27,8 +28,6 @@ class TaskModels:
         models: Task model by task name, without dropout.
         heads: Head parameters by task and by the name in checkpoints.
         row_names: Merged matrices whose first index is an output (not a word of a vocabulary).
-        lookups: The embeddings of each merged tensor that nothing else uses, and that look up just the
-            rows they are given (a learned position of BART is another row than its input says).
     """
 
     def __init__(
@@ -63,19 +62,28 @@ class TaskModels:
             model.to(device, dtype)
             self.models[head.task] = model.eval()
             self.heads[head.task] = parameters
-        users: dict[int, set[nn.Module]] = {}
+        users: dict[int, set[Any]] = {}
         for model in self.models.values():
             for module in model.modules():
                 for parameter in module.parameters(recurse=False):
                     users.setdefault(id(parameter), set()).add(module)
         self.row_names: set[str] = set()
-        self.lookups: dict[str, list[nn.Embedding]] = {}
+        self._embeddings: dict[str, list[WatchedEmbedding]] = {}
         for name, parameter in self.merged.items():
             embeddings = [m for m in users[id(parameter)] if isinstance(m, nn.Embedding)]
             if parameter.ndim > 1 and not embeddings:
                 self.row_names.add(name)
-            elif all(type(m).forward is nn.Embedding.forward for m in users[id(parameter)]):
-                self.lookups[name] = embeddings
+            elif all(type(m) is nn.Embedding for m in users[id(parameter)]):
+                self._embeddings[name] = [watch(m) for m in users[id(parameter)]]
+
+    @property
+    def lookups(self) -> dict[str, list[WatchedEmbedding]]:
+        """The embeddings of each merged tensor that nothing else has read in any forward pass so far.
+
+        They look up just the rows they are given (a learned position of BART is another row than its
+        input says).
+        """
+        return {n: e for n, e in self._embeddings.items() if not any(m.read_whole for m in e)}
 
 
 def _share(

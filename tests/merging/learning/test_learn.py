@@ -8,7 +8,6 @@ import torch
 
 from merging.errors import InvalidInput
 from merging.learning.learn import learn_coefficients
-from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
 from merging.settings import MergeSettings, Objective
 from merging.vectors.expert_set import ExpertSet
@@ -44,45 +43,6 @@ def test_the_same_seed_gives_the_same_bits(text_set: ExpertSet, tmp_path: Path) 
     )
     assert first.coefficients.digest == second.coefficients.digest
     assert first.history == second.history
-
-
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize("killed_at", [5, 9])  # while tensors learn, and while rows do
-def test_a_killed_run_goes_on_and_ends_bitwise_the_same(
-    text_set: ExpertSet, tmp_path: Path, killed_at: int
-) -> None:
-    settings = FAST.model_copy(update={"tune_heads": True})
-
-    def die(record: StepRecord) -> None:
-        if record.step == killed_at:
-            raise Killed
-
-    whole = learn_coefficients(text_set, settings, work=tmp_path / "a", device=CPU)
-    with pytest.raises(Killed):
-        learn_coefficients(
-            text_set,
-            settings,
-            work=tmp_path / "b",
-            device=CPU,
-            progress=die,
-        )
-    seen: list[int] = []
-    resumed = learn_coefficients(
-        text_set,
-        settings,
-        work=tmp_path / "b",
-        device=CPU,
-        progress=lambda record: seen.append(record.step),
-    )
-    assert seen == list(range(killed_at, 11))
-    assert resumed.coefficients.digest == whole.coefficients.digest
-    assert {t: h.digest for t, h in resumed.heads.items()} == {
-        t: h.digest for t, h in whole.heads.items()
-    }
-    assert resumed.history == whole.history
 
 
 def test_frozen_columns_stay_and_new_ones_are_learned(text_set: ExpertSet, tmp_path: Path) -> None:
