@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +19,7 @@ from tasks.mirror import repair_mirror
 from tasks.notify import notify
 from tasks.promote import check_health, commit
 from tasks.register import register_candidate, supersede_candidates
+from tasks.retry import is_transient
 from tasks.settle import settle_members
 from tasks.values import Candidate, describe
 
@@ -72,11 +75,23 @@ def promote_candidate(
             "The next merge builds a new candidate on it.",
         )
     entry = commit(queue, model, newest, "promote", decided_by, reason)
-    repair_mirror(queue)
+    with mirror_may_wait():
+        repair_mirror(queue)
     subject = f"{queue.name} version {model.version} is deployed"
     notify(queue.family, Notice("promoted", queue.name, subject, reason))
     get_run_logger().info("%s: %s", subject, reason)
     return entry
+
+
+@contextmanager
+def mirror_may_wait() -> Iterator[None]:
+    """What is committed stays so while MLflow does not answer; the next sweep brings it in line."""
+    try:
+        yield
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        get_run_logger().warning("MLflow will show it after the next sweep: %s", error)
 
 
 def bounce(queue: MergeQueue, tasks: tuple[str, ...], reason: str) -> Outcome:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from prefect import flow
 
+from flows.delivery import mirror_may_wait
 from infra.errors import Refused
-from infra.flowrun import one_at_a_time
 from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.storage.promotions import Promotion, version_before
@@ -31,6 +31,9 @@ def rollback(
     Experts that are only in the version left behind become ``held``, so that the queue does not
     merge them straight back.
 
+    It waits for nobody, and asks MLflow for nothing: it goes by the log, commits on the entry that it
+    saw there, and a merge that is under way loses.
+
     Args:
         family: Name of the family.
         to: A version that was deployed before; default is the one before the present.
@@ -39,24 +42,24 @@ def rollback(
 
     Raises:
         Refused: There is nothing to go back to, or ``to`` was never deployed.
+        Conflict: Another model was deployed while this one was looked at; nothing was changed.
         Corrupt: The files of the version to go back to are damaged.
     """
     queue = MergeQueue.open(family)
-    with one_at_a_time(family):
-        repair_mirror(queue)
-        entries = read_promotions(queue)
-        earlier = choose_target(family, entries, to)
-        model = earlier.model
-        check_health(queue, model)
-        newest = entries[-1]
-        words = f"Rolled back from version {newest.version}"
-        words += f": {reason.removesuffix('.')}." if reason else "."
-        entry = commit(queue, model, newest, "rollback", decided_by, words)
+    entries = read_promotions(queue)
+    earlier = choose_target(family, entries, to)
+    model = earlier.model
+    check_health(queue, model)
+    newest = entries[-1]
+    words = f"Rolled back from version {newest.version}"
+    words += f": {reason.removesuffix('.')}." if reason else "."
+    entry = commit(queue, model, newest, "rollback", decided_by, words)
+    with mirror_may_wait():
         supersede_candidates(queue, None, words)
         repair_mirror(queue)
-        subject = f"{family} is back at version {earlier.version}"
-        notify(queue.family, Notice("rolled-back", family, subject, words))
-        return entry
+    subject = f"{family} is back at version {earlier.version}"
+    notify(queue.family, Notice("rolled-back", family, subject, words))
+    return entry
 
 
 def choose_target(family: str, entries: Sequence[Promotion], to: int | None) -> Promotion:

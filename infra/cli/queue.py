@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import getpass
+import os
+import tempfile
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from infra.cli.output import connect, console, table
+from infra.cli.output import connect, console, step, table
 from infra.registry.tags import Approval
+from infra.settings import Settings
 
 Family = Annotated[str, typer.Argument(help="Name of the family.")]
+TEMPORARY_PREFECT = {
+    "PREFECT_API_URL": "",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+}
 Reason = Annotated[str, typer.Option(help="Why, in words; recorded.")]
 
 
@@ -111,10 +119,14 @@ def rollback(
     reason: Reason = "",
 ) -> None:
     """Makes an earlier version the deployed model again; what it lacks is held."""
-    connect()
-    from flows.rollback import rollback as run
+    settings = connect()
+    with tempfile.TemporaryDirectory() as home:
+        if not prefect_answers(settings):
+            step("Prefect does not answer; a temporary one is started for this command")
+            os.environ |= TEMPORARY_PREFECT | {"PREFECT_HOME": home}
+        from flows.rollback import rollback as run
 
-    entry = run(family, to, decided_by=getpass.getuser(), reason=reason)
+        entry = run(family, to, decided_by=getpass.getuser(), reason=reason)
     console.print(f"Version {entry.version} is deployed (promotion {entry.sequence}).")
 
 
@@ -125,6 +137,16 @@ def audit(family: Family) -> None:
 
     for line in run(family) or ("Nothing is deployed yet.",):
         console.print(f"[green]✓[/green] {escape(line)}")
+
+
+def prefect_answers(settings: Settings) -> bool:
+    """Whether there is a Prefect server to record a flow run on."""
+    import httpx
+
+    try:
+        return not httpx.get(f"{settings.prefect_api}/health", timeout=5).is_server_error
+    except httpx.TransportError:
+        return False
 
 
 def _review(family: str, version: int, decision: Approval, reason: str) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from infra import notify
 from infra.cli import output
+from infra.cli import queue as cli_queue
 from infra.queue import MergeQueue
 from tests.stories.asked_once import contracts_asked_once
 from tests.stories.given import GivenEngine
@@ -96,6 +97,7 @@ class World:
             mock.patch.dict(os.environ, variables),
             mock.patch.object(MergeQueue, "open", lambda *args: with_given(OPEN(*args), given)),
             mock.patch.object(notify, "WAITS", (0.0, 0.0)),
+            mock.patch.object(cli_queue, "prefect_answers", return_value=True),
             mock.patch.object(output.console, "_width", 1000),
             mock.patch.object(output.errors, "_width", 1000),
             contracts_asked_once(),

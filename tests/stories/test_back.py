@@ -269,3 +269,44 @@ food/1: – → waiting
     found SHA256. A family has one base for good: restore it, or start a new family for the new
     base.\
 """)
+
+
+def test_a_rollback_is_committed_while_mlflow_is_down_and_the_next_sweep_shows_it(two):
+    with two.mlflow_is_down():
+        assert two.types("rollback reviews") == snapshot("""\
+supersede_candidates is tried again: connection refused
+supersede_candidates is tried again: connection refused
+supersede_candidates is tried again: connection refused
+log: MLflow will show it after the next sweep: connection refused
+notice rolled-back: reviews is back at version 1: Rolled back from version 2.
+> Version 1 is deployed (promotion 3).\
+""")
+    assert two.queue.promotions.newest().version == 1
+    assert two.sweep() == snapshot("""\
+champion is version 1
+previous is no version
+version 1: superseded → promoted: Rolled back from version 2.
+version 2: promoted → rolled-back: Rolled back by version 1 (promotion 3).
+food/1: merged → held: Not in the deployed version 1 any more: Rolled back from version 2. To
+    merge it again: supermerge release reviews-food/1
+log: no expert is waiting
+> No expert is waiting.\
+""")
+
+
+def test_a_merge_that_is_under_way_loses_against_a_rollback(two):
+    two.land("sport", 90)
+    two.meanwhile(lambda: two.types("rollback reviews"))
+    assert two.sweep() == snapshot("""\
+> s3://models/reviews/promotions/00000003.json was created by another writer first. Nothing was
+    changed; run the command again to decide on the new state.\
+""")
+    assert [entry.version for entry in two.queue.promotions.entries()] == [1, 2, 1]
+
+
+def test_a_rollback_loses_against_a_promotion_at_the_same_moment_and_says_so(two):
+    two.meanwhile(lambda: two.elsewhere_promoted(2))
+    assert two.types("rollback reviews") == snapshot("""\
+> s3://models/reviews/promotions/00000003.json was created by another writer first. Nothing was
+    changed; run the command again to decide on the new state.\
+""")

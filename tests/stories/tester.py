@@ -10,9 +10,11 @@ import re
 import shlex
 import textwrap
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest import mock
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -165,6 +167,14 @@ class Tester:
             raise ConnectionError("connection reset by peer")
 
         self._patch(MlflowClient, "create_model_version", stumble)
+
+    def mlflow_is_down(self) -> AbstractContextManager[object]:
+        """MLflow does not answer anything."""
+        down = ConnectionError("connection refused")
+        names = ("search_registered_models", "search_model_versions")
+        return mock.patch.multiple(
+            MlflowClient, **{name: mock.Mock(side_effect=down) for name in names}
+        )
 
     def dies_once_before_each_task(self) -> None:
         """Every run is killed when it comes to a task that none was killed at."""
