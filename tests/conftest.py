@@ -25,6 +25,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # The tensors are tiny and the machine runs other things too; torch reads this when it is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# What is imported is no garbage, and most of what tests make is small.
+gc.set_threshold(100_000)
+
 # No example fails for being slow: how long it takes is the machine's affair.
 hypothesis_settings.register_profile(
     "supermerge",
