@@ -157,7 +157,7 @@ def ask_merged(one: Architecture, merged: LoadedModel, reader: Any, rows: pd.Dat
     given = list(rows[one.kind.input_column])
     if one.kind.has_head:
         return Answers(list(class_scores(merged.model, merged.encoder, given, CPU)), [])
-    merged.encoder.new_tokens = NEW_TOKENS
+    merged.encoder.settings.max_new_tokens = NEW_TOKENS
     texts = [str(text) for text in merged.answer(given)]
     return Answers(ask(one, merged.model, reader, rows).logits, texts)
 

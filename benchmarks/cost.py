@@ -50,9 +50,9 @@ def costs(laboratory: Laboratory, variants: Mapping[str, MergeSettings]) -> list
     operations: dict[str, float] = {}  # per example
     seconds: dict[str, float] = {}
     for expert in merged.experts:
-        examples, _ = calibration_sets(merged, expert, settings, laboratory.work, CPU)
-        indices = batch_indices(len(examples), 32, 0, expert.task, settings.seed)
         model = models.models[expert.task]
+        examples, _ = calibration_sets(merged, expert, model, settings, laboratory.work)
+        indices = batch_indices(len(examples), 32, 0, expert.task, settings.seed)
         with FlopCounterMode(display=False) as counter:
             examples.loss(model, indices, settings).backward()  # type: ignore[no-untyped-call]
         operations[expert.task] = counter.get_total_flops() / len(indices)

@@ -75,7 +75,7 @@ def probe_accuracy(laboratory: Laboratory, task: str, model: Path) -> float:
     table = TASKS[task].table(laboratory.work.parent)
     rows = table[table["split"] == "train"]
     backbone = AutoModel.from_pretrained(model).eval()
-    encoder = Encoder(experts.base.directory, experts.kind, backbone.config.to_dict())
+    encoder = Encoder(experts.base.directory, experts.kind, backbone)
     train = _features(backbone, encoder, rows[TASKS[task].column].tolist())
     labels = laboratory.experts[task].head.labels
     targets = rows["label"].map({label: i for i, label in enumerate(labels)}).to_numpy()
@@ -90,7 +90,7 @@ def probe_accuracy(laboratory: Laboratory, task: str, model: Path) -> float:
 def _features(backbone: Any, encoder: Encoder, inputs: list[Any]) -> npt.NDArray[np.float32]:
     """Mean of the last hidden states over tokens or patches, [inputs, hidden]."""
     found = np.empty((len(inputs), backbone.config.hidden_size), np.float32)
-    for indices, batch in encoder.encoded_batches(inputs):
+    for indices, batch in encoder.batches(encoder.encode(inputs)):
         states = backbone(**batch).last_hidden_state
         mask = (
             batch["attention_mask"] if "attention_mask" in batch else torch.ones(states.shape[:2])

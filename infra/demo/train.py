@@ -128,7 +128,7 @@ def _fine_tune(
         model = model_class(config, task.kind)[0].from_pretrained(
             base, id2label=names, label2id={label: index for index, label in names.items()}
         )
-        encoder = Encoder(base, task.kind, model.config.to_dict())
+        encoder = Encoder(base, task.kind, model)
         inputs = encoder.encode(rows[task.column].tolist())
         _probe(model, encoder, inputs, targets)
         head = list(model.classifier.parameters())

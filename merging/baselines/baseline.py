@@ -62,8 +62,8 @@ def choose_scale(
         for expert in experts.experts:
             chosen = expert.split.calibration.sample(examples, 0)
             chosen = chosen.take(i for i, t in enumerate(chosen.targets) if t is not None)
-            encoder = Encoder(base.directory, kind, expert.head.config)
             model = models.models[expert.task]
+            encoder = Encoder(base.directory, kind, model)
             if not kind.has_head:
                 texts = generate(model, encoder, chosen.inputs, device)
                 right = [a == str(b).strip() for a, b in zip(texts, chosen.targets, strict=True)]

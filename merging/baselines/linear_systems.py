@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from merging.experts.expert import Expert
-from merging.learning.batches import answers, collate, encode_examples
+from merging.learning.batches import answers, encode_examples, prove_batches
 from merging.learning.objectives import objective_loss
 from merging.serving import Encoder, assemble
 from merging.vectors.expert_set import ExpertSet
@@ -109,19 +109,19 @@ def layer_moments(experts: ExpertSet, expert: Expert, examples: int) -> dict[str
     backbone = experts.backbone(expert.task)
     tensors = {**backbone.tensors, **expert.head.tensors}
     model = assemble(expert.head.config, experts.kind, tensors)
-    encoder = Encoder(experts.base.directory, experts.kind, expert.head.config)
+    encoder = Encoder(experts.base.directory, experts.kind, model)
     chosen = expert.split.calibration
     if not experts.kind.has_head:
         chosen = chosen.take(i for i, t in enumerate(chosen.targets) if t is not None)
     chosen = chosen.sample(examples, 0)
-    seq2seq = bool(expert.head.config.get("is_encoder_decoder"))
-    encoded = encode_examples(encoder, chosen, seq2seq=seq2seq)
+    encoded = encode_examples(encoder, chosen)
+    prove_batches(model, encoder, encoded, experts.kind)
     layout = experts.layouts[experts.tasks.index(expert.task)]
     moments: dict[str, Moments] = {}
     with _watched(model, layout.parameters, moments):
         for start in range(0, len(encoded), BATCH):
-            batch = collate(encoder, encoded[start : start + BATCH], torch.device("cpu"))
-            logits, _ = answers(model, batch, experts.kind)
+            some = encoded[start : start + BATCH]
+            logits, _ = answers(model, encoder, some, experts.kind)
             own = logits.detach().argmax(-1)
             objective_loss("labels", logits, own, None).backward()
             model.zero_grad()

@@ -19,6 +19,7 @@ from merging.experts.heads import Head
 from merging.experts.table_names import TABLES
 from merging.experts.tables import read_table
 from merging.kinds import ModelKind
+from merging.serving import read_generation
 
 SINGLE_LABEL = "single_label_classification"
 
@@ -116,7 +117,8 @@ def read_head(task: str, files: ExpertFiles, kind: ModelKind) -> Head:
     """
     directory, config = files.directory, files.config
     if not kind.has_head:  # BART's configuration, for one, has label names all the same
-        return Head(task, {k: v for k, v in config.items() if k not in ("id2label", "label2id")})
+        unlabelled = {k: v for k, v in config.items() if k not in ("id2label", "label2id")}
+        return Head(task, unlabelled, generation=read_generation(directory))
     if files.is_adapter:
         prefix = backbone_prefix(directory, files.parsed)
         tensors = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from merging.experts.configuration import read_config
 from merging.safefile import load_tensors, save_tensors
-from merging.serving import label_names
+from merging.serving import GENERATION, label_names, read_generation
 
 # These keys say where or how a configuration was saved, and nothing about the model.
 VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
@@ -30,11 +30,13 @@ class Head:
     Attributes:
         config: The task model's configuration, with id2label.
         tensors: Outside the backbone, by their names in checkpoints; none for generators.
+        generation: How a generator writes, as in generation_config.json, where its author has one.
     """
 
     task: str
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    generation: Mapping[str, Any] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -44,13 +46,15 @@ class Head:
     @cached_property
     def architecture(self) -> str:
         """The configuration without its labels, as JSON; heads that share it go on one model class."""
-        config = {k: v for k, v in self._stable_config().items() if k not in LABELS}
+        config = {k: v for k, v in _stable(self.config).items() if k not in LABELS}
         return json.dumps(config, sort_keys=True)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of configuration and tensors."""
-        total = hashlib.sha256(json.dumps(self._stable_config(), sort_keys=True).encode())
+        """SHA-256 of configuration, tensors and generation settings."""
+        total = hashlib.sha256(json.dumps(_stable(self.config), sort_keys=True).encode())
+        if self.generation is not None:
+            total.update(json.dumps(_stable(self.generation), sort_keys=True).encode())
         for name in sorted(self.tensors):
             tensor = self.tensors[name].detach().cpu().contiguous()
             total.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -58,10 +62,13 @@ class Head:
         return total.hexdigest()
 
     def save(self, directory: Path) -> None:
-        """Writes config.json and, where there are tensors, head.safetensors."""
+        """Writes config.json and, where there are any, head.safetensors and generation settings."""
         directory.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self._stable_config(), indent=2, sort_keys=True) + "\n"
-        (directory / "config.json").write_text(text)
+        contents = {"config.json": self.config, GENERATION: self.generation}
+        for name, content in contents.items():
+            if content is not None:
+                text = json.dumps(_stable(content), indent=2, sort_keys=True) + "\n"
+                (directory / name).write_text(text)
         if self.tensors:
             save_tensors(directory / "head.safetensors", self.tensors)
 
@@ -74,7 +81,9 @@ class Head:
         """
         config = read_config(directory)
         weights = directory / "head.safetensors"
-        return cls(task, config, load_tensors(weights)[0] if weights.exists() else {})
+        tensors = load_tensors(weights)[0] if weights.exists() else {}
+        return cls(task, config, tensors, read_generation(directory))
 
-    def _stable_config(self) -> dict[str, Any]:
-        return {key: value for key, value in self.config.items() if key not in VOLATILE}
+
+def _stable(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in VOLATILE}

@@ -20,20 +20,19 @@ from merging.experts.examples import Examples
 from merging.kinds import ModelKind
 from merging.learning.objectives import UNLABELLED
 from merging.safefile import Spec, load_tensors, write_tensors
-from merging.serving import Encoder
+from merging.serving import Encoder, Row
 
-Encoded = dict[str, Any]  # The inputs of one example and its "labels", one per place.
+Encoded = Row  # The inputs of one example and its "labels", one per place.
 
 
 def encode_examples(
-    encoder: Encoder, examples: Examples, *, seq2seq: bool, images: Path | None = None
+    encoder: Encoder, examples: Examples, *, images: Path | None = None
 ) -> list[Encoded]:
     """Inputs and labels of each example, not padded; a generator's examples all have targets.
 
     Args:
-        encoder: The base's encoder.
+        encoder: Of the base's tokenizer or image processor and the task's model.
         examples: What is encoded.
-        seq2seq: Whether a generator reads the input and writes the target with two parts.
         images: Folder to keep encoded images in; without it they are kept in memory.
 
     Raises:
@@ -48,21 +47,33 @@ def encode_examples(
             {**one, "labels": [UNLABELLED if target is None else target]}
             for one, target in zip(inputs, examples.targets, strict=True)
         ]
-    tokenizer = encoder.processor
-    ends = tokenizer.eos_token_id
-    encoded = []
-    for one, target in zip(inputs, examples.targets, strict=True):
-        tokens = tokenizer(target, add_special_tokens=False)["input_ids"][: encoder.new_tokens - 1]
-        tokens = [*tokens, ends] if ends is not None else tokens
-        example = dict(one)
-        if seq2seq:
-            example["labels"] = tokens
-        else:
-            example["labels"] = [UNLABELLED] * len(one["input_ids"]) + tokens
-            example["input_ids"] = [*one["input_ids"], *tokens]
-            example["attention_mask"] = [1] * len(example["input_ids"])
-        encoded.append(example)
-    return encoded
+    return [
+        _joined(encoder, one, target) if encoder.joined else _apart(encoder, one, target)
+        for one, target in zip(inputs, examples.targets, strict=True)
+    ]
+
+
+def _joined(encoder: Encoder, one: Encoded, target: Any) -> Encoded:
+    """An input and its target in one row, the end mark behind them."""
+    ends = encoder.end_token
+    room = encoder.answer_tokens(one) - (ends is not None)
+    tokens = encoder.processor(target, add_special_tokens=False)["input_ids"][:room]
+    tokens = [*tokens, ends] if ends is not None else tokens
+    example = {
+        name: [*values, *(tokens if name == "input_ids" else values[-1:] * len(tokens))]
+        for name, values in one.items()
+    }
+    example["labels"] = [UNLABELLED] * len(one["input_ids"]) + tokens
+    return example
+
+
+def _apart(encoder: Encoder, one: Encoded, target: Any) -> Encoded:
+    """An input, and its target as the tokenizer writes targets: with its end mark, and its language."""
+    ends, room = encoder.end_token, encoder.answer_tokens(one)
+    tokens = encoder.processor(text_target=target, truncation=True, max_length=room)["input_ids"]
+    if ends is not None and ends not in tokens:
+        tokens = [*tokens[: room - 1], ends]
+    return {**one, "labels": tokens}
 
 
 def _mapped_images(encoder: Encoder, examples: Examples, folder: Path) -> list[Encoded]:
@@ -93,13 +104,10 @@ def _mapped_images(encoder: Encoder, examples: Examples, folder: Path) -> list[E
 def collate(
     encoder: Encoder, encoded: Sequence[Encoded], device: torch.device
 ) -> dict[str, Tensor]:
-    """One padded batch with "labels", int64 [batch, places]."""
+    """One batch with "labels", int64 [batch, places]; `encoder.groups` says what may be in it."""
     inputs = [{name: value for name, value in one.items() if name != "labels"} for one in encoded]
-    batch = encoder.collate(inputs, padding_side="right")
-    width = max(len(one["labels"]) for one in encoded)
-    batch["labels"] = torch.tensor(
-        [one["labels"] + [UNLABELLED] * (width - len(one["labels"])) for one in encoded]
-    )
+    batch = encoder.collate(inputs)
+    batch["labels"] = encoder.pad([one["labels"] for one in encoded], UNLABELLED)
     return {name: send(tensor, device) for name, tensor in batch.items()}
 
 
@@ -117,9 +125,30 @@ def num_places(example: Encoded, kind: ModelKind) -> int:
     return sum(label != UNLABELLED for label in example["labels"])
 
 
-def answers(model: Any, batch: dict[str, Tensor], kind: ModelKind) -> tuple[Tensor, Tensor]:
-    """Logits [places, classes] and targets int64 [places] of a batch, example after example."""
-    batch = dict(batch)
+def answers(
+    model: Any, encoder: Encoder, encoded: Sequence[Encoded], kind: ModelKind
+) -> tuple[Tensor, Tensor]:
+    """Logits [places, classes] and targets int64 [places] of examples, one after the other.
+
+    They go through the model in one batch where that changes no answer, else in several.
+    """
+    device = next(model.parameters()).device
+    groups = encoder.groups(encoded)
+    parts: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(encoded)
+    for group in groups:
+        some = [encoded[index] for index in group]
+        found = _answer(model, collate(encoder, some, device), kind)
+        if len(groups) == 1:
+            return found
+        counts = [num_places(one, kind) for one in some]
+        split = zip(*(tensor.split(counts) for tensor in found), strict=True)
+        for index, part in zip(group, split, strict=True):
+            parts[index] = part
+    logits, targets = zip(*parts, strict=True)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def _answer(model: Any, batch: dict[str, Tensor], kind: ModelKind) -> tuple[Tensor, Tensor]:
     labels = batch.pop("labels")
     if kind.has_head:
         return model(**batch).logits, labels[:, 0]
@@ -131,3 +160,19 @@ def answers(model: Any, batch: dict[str, Tensor], kind: ModelKind) -> tuple[Tens
         labels = labels[:, 1:]
     wanted = labels != UNLABELLED
     return logits[wanted], labels[wanted]
+
+
+def prove_batches(
+    model: Any, encoder: Encoder, encoded: Sequence[Encoded], kind: ModelKind
+) -> None:
+    """Finds out by the model which of these examples may be in one batch.
+
+    Raises:
+        TaskError: The model cannot answer one of them alone.
+    """
+
+    def answer(some: Sequence[Encoded]) -> Sequence[Tensor]:
+        logits, _ = _answer(model, collate(encoder, some, next(model.parameters()).device), kind)
+        return logits.split([num_places(one, kind) for one in some])
+
+    encoder.prove(encoded, answer)

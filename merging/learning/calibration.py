@@ -16,7 +16,14 @@ from merging.errors import InvalidInput
 from merging.experts.examples import Examples
 from merging.experts.expert import Expert
 from merging.kinds import ModelKind
-from merging.learning.batches import Encoded, answers, collate, encode_examples, num_places, send
+from merging.learning.batches import (
+    Encoded,
+    answers,
+    encode_examples,
+    num_places,
+    prove_batches,
+    send,
+)
 from merging.learning.objectives import NEEDS_EXPERT, NEEDS_LABELS, SoftLabels, objective_loss
 from merging.learning.state import numerics
 from merging.safefile import load_tensors, save_tensors
@@ -75,9 +82,9 @@ class CalibrationSet:
     ) -> tuple[Tensor, Tensor, SoftLabels | None]:
         """Logits, targets and the expert's answers of some examples, one row per place."""
         device = next(model.parameters()).device
-        batch = collate(self.encoder, [self.encoded[i] for i in indices], device)
+        chosen = [self.encoded[i] for i in indices]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits, targets = answers(model, batch, self.kind)
+            logits, targets = answers(model, self.encoder, chosen, self.kind)
         soft = None
         if self.soft is not None:
             spans = [torch.arange(a, a + n) for a, n in self.places[list(indices)].tolist()]
@@ -86,16 +93,23 @@ class CalibrationSet:
 
 
 def calibration_sets(
-    experts: ExpertSet, expert: Expert, settings: MergeSettings, work: Path, device: torch.device
+    experts: ExpertSet, expert: Expert, model: Any, settings: MergeSettings, work: Path
 ) -> tuple[CalibrationSet, CalibrationSet]:
     """What is learned from and what is held out of one expert's calibration examples.
 
-    The expert's own answers are computed and kept on `device`, where the models will be.
+    Args:
+        experts: The base, and all experts.
+        expert: One of them.
+        model: Its task model, whatever its values are. The expert's own answers are kept on its device.
+        settings: How many examples, how many of them held out, and for which objective.
+        work: Folder for what is computed once.
 
     Raises:
         InvalidInput: There is no example that the objective can use.
+        TaskError: The model cannot read one of them.
     """
     kind, examples = experts.kind, expert.split.calibration
+    device = next(model.parameters()).device
     if settings.objective in NEEDS_LABELS or not kind.has_head:
         examples = examples.take(i for i, t in enumerate(examples.targets) if t is not None)
     examples = examples.sample(settings.calibration_size, settings.seed)
@@ -106,9 +120,9 @@ def calibration_sets(
             found="none",
             remedy="Add labelled rows with split 'calibration'.",
         )
-    seq2seq = bool(expert.head.config.get("is_encoder_decoder"))
-    encoder = Encoder(experts.base.directory, kind, expert.head.config)
-    encoded = encode_examples(encoder, examples, seq2seq=seq2seq, images=work / "images")
+    encoder = Encoder(experts.base.directory, kind, model)
+    encoded = encode_examples(encoder, examples, images=work / "images")
+    prove_batches(model, encoder, encoded, kind)
     soft = None
     if settings.objective in NEEDS_EXPERT:
         soft = soft_labels(experts, expert, examples, encoder, encoded, work, device).to(device)
@@ -135,26 +149,26 @@ def soft_labels(
     device: torch.device,
 ) -> SoftLabels:
     """The expert's answers to its own examples, computed once and kept in `work`."""
-    content = f"{expert.fingerprint}{examples.digest}{LIKELIEST}{numerics(device)}"
+    read = [(one.get("input_ids"), one["labels"]) for one in encoded]
+    content = f"{expert.fingerprint}{examples.digest}{LIKELIEST}{read}{numerics(device)}"
     name = hashlib.sha256(content.encode()).hexdigest()
     path = work / "soft-labels" / f"{name}.safetensors"
     if not path.exists():
         tensors = {**experts.backbone(expert.task).tensors, **expert.head.tensors}
         model = assemble(expert.head.config, examples.kind, tensors).to(device)
-        soft = _answer(model, encoder, encoded, examples.kind, device)
+        soft = _answer(model, encoder, encoded, examples.kind)
         save_tensors(path, {k: v for k, v in vars(soft).items() if v is not None})
     return SoftLabels(**load_tensors(path)[0])
 
 
 @torch.no_grad()
 def _answer(
-    model: Any, encoder: Encoder, encoded: Sequence[Encoded], kind: ModelKind, device: torch.device
+    model: Any, encoder: Encoder, encoded: Sequence[Encoded], kind: ModelKind
 ) -> SoftLabels:
     kept: list[SoftLabels] = [SoftLabels(torch.empty(0))] * len(encoded)
     likeliest = None if kind.has_head else LIKELIEST
     for indices in _batches(encoded):
-        batch = collate(encoder, [encoded[i] for i in indices], device)
-        logits, _ = answers(model, batch, kind)
+        logits, _ = answers(model, encoder, [encoded[i] for i in indices], kind)
         counts = [num_places(encoded[i], kind) for i in indices]
         for i, part in zip(indices, logits.split(counts), strict=True):
             kept[i] = SoftLabels.of(part, likeliest)

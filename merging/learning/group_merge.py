@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,7 +117,6 @@ class GroupMerge:
         """
         gc.collect()  # hooks hold the group before in cycles, and with it an accelerator's memory
         tasks = [task for unit in group for task in unit.tasks]
-        data = {task: self._calibration(task) for task in tasks}
         models = TaskModels(
             self.base,
             [heads[task] for task in tasks],
@@ -125,6 +125,7 @@ class GroupMerge:
             self.device,
             tune_heads=self.settings.tune_heads,
         )
+        data = {task: self._calibration(task, models.models[task]) for task in tasks}
         losses = held_out_losses(models, data, self.settings)  # nothing is merged into them yet
         with torch.no_grad():  # Where nothing is held out, this shows what each model reads.
             for task, (learned_from, _) in data.items():
@@ -162,10 +163,10 @@ class GroupMerge:
         build_vectors(path, self.base, sources, self.names, self.settings.storage, lookups)
         return TaskVectors(path, resident=self.settings.resident)
 
-    def _calibration(self, task: str) -> tuple[CalibrationSet, CalibrationSet]:
+    def _calibration(self, task: str, model: Any) -> tuple[CalibrationSet, CalibrationSet]:
         if task not in self._data:
             self._data[task] = calibration_sets(
-                self.expert_set, self.experts[task], self.settings, self.work, self.device
+                self.expert_set, self.experts[task], model, self.settings, self.work
             )
         return self._data[task]
 

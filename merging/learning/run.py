@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -161,10 +162,11 @@ class LearningRun:
         if not self.heads:
             return dict(heads)
         return {
-            task: Head(
-                task,
-                heads[task].config,
-                {name: self.best[f"head/{task}/{name}"] for name in self.models.heads[task]},
+            task: replace(
+                heads[task],
+                tensors={
+                    name: self.best[f"head/{task}/{name}"] for name in self.models.heads[task]
+                },
             )
             for task in self.tasks
         }

@@ -57,7 +57,7 @@ class TaskModels:
                 n: nn.Parameter(t.to(device, dtype), requires_grad=tune_heads)
                 for n, t in own.items()
             }
-            model = assemble(head.config, kind, {**backbone, **own})
+            model = assemble(head.config, kind, {**backbone, **own}, head.generation)
             _share(model, {**backbone, **own}, {**frozen, **self.merged, **parameters})
             model.to(device, dtype)
             self.models[head.task] = model.eval()

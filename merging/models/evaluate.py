@@ -49,8 +49,8 @@ class LoadedModel:
         self, backbone: Backbone, head: Head, kind: ModelKind, device: torch.device
     ) -> None:
         tensors = {**backbone.tensors, **head.tensors}
-        self.model = assemble(head.config, kind, tensors).to(device)
-        self.encoder = Encoder(backbone.reader, kind, head.config)
+        self.model = assemble(head.config, kind, tensors, head.generation).to(device)
+        self.encoder = Encoder(backbone.reader, kind, self.model)
         self.kind, self.device = kind, device
 
     def answer(self, inputs: Sequence[Any]) -> tuple[Any, ...]:

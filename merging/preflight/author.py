@@ -124,7 +124,9 @@ class Author:
             return {"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]}
         texts = value if isinstance(value, tuple) else (value,)
         longest = min(int(self.processor.model_max_length), self.positions or LARGEST)
-        encoded = self.processor(*texts, truncation=True, max_length=longest, return_tensors="pt")
+        # As lists, as Trainer's examples come: of a pair whose second text is empty it makes a pair.
+        columns = ([text] for text in texts)
+        encoded = self.processor(*columns, truncation=True, max_length=longest, return_tensors="pt")
         # Trainer, too, leaves out what the model does not take.
         model = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         taken = inspect.signature(model.forward).parameters

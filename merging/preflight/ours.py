@@ -12,7 +12,13 @@ from torch import Tensor
 from merging.experts.examples import Examples
 from merging.experts.expert import Expert
 from merging.experts.rows import Input
-from merging.learning.batches import Encoded, answers, collate, encode_examples, num_places
+from merging.learning.batches import (
+    Encoded,
+    answers,
+    encode_examples,
+    num_places,
+    prove_batches,
+)
 from merging.learning.objectives import objective_loss
 from merging.learning.taskmodels import TaskModels
 from merging.serving import Encoder, class_scores, generate
@@ -47,8 +53,9 @@ class Ours:
                 changes a model that has already answered.
         """
         (expert,), names = alone.experts, alone.names
-        encoder = Encoder(alone.base.directory, alone.kind, expert.head.config)
-        ours = cls(alone, TaskModels(alone.base, [expert.head], alone.kind, names, CPU), encoder)
+        models = TaskModels(alone.base, [expert.head], alone.kind, names, CPU)
+        encoder = Encoder(alone.base.directory, alone.kind, models.models[expert.task])
+        ours = cls(alone, models, encoder)
         ours.logits(ours.encode(some))
         for name, parameter in ours.models.merged.items():
             delta = dense_delta(alone.sources[0].delta(name), alone.base, name)
@@ -78,14 +85,14 @@ class Ours:
 
     def encode(self, some: Examples) -> list[Encoded]:
         """Examples as learning encodes them."""
-        seq2seq = bool(self.expert.head.config.get("is_encoder_decoder"))
-        return encode_examples(self.encoder, some, seq2seq=seq2seq)
+        return encode_examples(self.encoder, some)
 
     @torch.no_grad()
     def logits(self, encoded: Sequence[Encoded]) -> list[Tensor]:
-        """Learning's logits of examples in one batch, fp32 [places, classes] of each."""
+        """Learning's logits of examples that come together, fp32 [places, classes] of each."""
         kind = self.alone.kind
-        logits, _ = answers(self.model, collate(self.encoder, encoded, CPU), kind)
+        prove_batches(self.model, self.encoder, encoded, kind)
+        logits, _ = answers(self.model, self.encoder, encoded, kind)
         return list(logits.split([num_places(one, kind) for one in encoded]))
 
     def scores(self, values: Sequence[Input]) -> list[Tensor]:
@@ -115,8 +122,8 @@ class Ours:
             parameter.register_post_accumulate_grad_hook(look)
             for parameter in self.models.merged.values()
         ]
-        batch = collate(self.encoder, encoded, CPU)
-        objective_loss("labels", *answers(self.model, batch, self.alone.kind), None).backward()
+        found = answers(self.model, self.encoder, encoded, self.alone.kind)
+        objective_loss("labels", *found, None).backward()
         for hook in hooks:
             hook.remove()
         return moved, finite

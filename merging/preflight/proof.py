@@ -165,7 +165,9 @@ class Proof:
     def compare_texts(self) -> None:
         """The greedy answers to the first specimens, where no choice of a token was about even."""
         values = self.specimens.inputs[:LEARNED]
-        self.ours.encoder.new_tokens = tokens = min(NEW_TOKENS, self.ours.encoder.new_tokens)
+        encoder = self.ours.encoder
+        tokens = min(NEW_TOKENS, *map(encoder.answer_tokens, encoder.encode(values)))
+        encoder.settings.max_new_tokens = tokens
         with _refused("author's library", "answers to its own examples", LOADS):
             theirs = [self.author.answer(value, tokens) for value in values]
         with _refused("merged model", "answers to examples one by one and together", ARCHITECTURE):

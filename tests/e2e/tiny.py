@@ -111,7 +111,7 @@ def write_image_classifier(base: Path, directory: Path) -> None:
     names = {0: "below", 1: "above"}
     model = ViTForImageClassification.from_pretrained(base, id2label=names)
     table = image_table(0, count=500)
-    rows = Encoder(base, "image-classifier", config.to_dict()).encode(table["image"].tolist())
+    rows = Encoder(base, "image-classifier", model).encode(table["image"].tolist())
     pixels = torch.stack([row["pixel_values"] for row in rows])
     _train(model, {"pixel_values": pixels, "labels": torch.tensor(table["label"])}, steps=150)
     model.save_pretrained(directory)

@@ -68,7 +68,7 @@ def test_one_backbone_is_in_memory_for_all_tasks(served: Path) -> None:
 
 
 def test_only_short_texts_come_together_in_large_batches(served: Path) -> None:
-    encoder = MergedModel(served, torch.device("cpu")).encoder
+    encoder = MergedModel(served, torch.device("cpu")).encoders["task-0"]
     lengths = [1] * 300 + [100] * 200 + [600] * 50
     rows = [{"input_ids": [5] * n, "attention_mask": [1] * n} for n in lengths]
     batches = list(encoder.batches(rows, 256))
