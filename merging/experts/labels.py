@@ -76,17 +76,26 @@ def read_labels(
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises InvalidInput where two classes have one name."""
+    """Raises InvalidInput where two classes have one name, or a name is no text."""
     known: dict[str, int] = {}
     for index, name in enumerate(names):
         if name in known:
-            raise InvalidInput(
-                where="label names of the expert",
-                expected="another name for every class",
-                found=f"{name!r:.80} for classes {known[name]} and {index}",
-                remedy=_RESAVE,
-            )
-        known[name] = index
+            found = f"{name!r:.80} for classes {known[name]} and {index}"
+        elif any(map(_is_surrogate, name)):
+            found = f"half of a character pair in {name!r:.80}, the name of class {index}"
+        else:
+            known[name] = index
+            continue
+        raise InvalidInput(
+            where="label names of the expert",
+            expected="another name for every class",
+            found=found,
+            remedy=_RESAVE,
+        )
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
 
 
 def similar_names(names: Sequence[str]) -> list[tuple[str, str]]:

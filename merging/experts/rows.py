@@ -144,7 +144,7 @@ def _row(value: Any, pair: Any, answer: _Answer, side: Any, kind: ModelKind) -> 
     key = None if row_input is None else content_key(row_input)
     if side is _ANY:
         side = None if key is None else _side_of(key)
-    elif side not in SIDES:
+    elif not isinstance(side, str) or side not in SIDES:
         faults["side"], side = f"{side!r:.40}", None
     if target is None and side == "gate" and not faults.keys() & {"target", "reading"}:
         faults["answer"] = "none"
@@ -201,6 +201,6 @@ def _size_fault(text: str) -> str:
 
 
 def _type(value: Any) -> str:
-    if is_missing(value) or value == b"":
+    if is_missing(value) or (isinstance(value, bytes) and not value):
         return "no value"
     return f"a value of type {type(value).__name__}"

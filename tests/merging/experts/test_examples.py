@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -59,6 +60,11 @@ def test_unlabelled_rows_may_calibrate_but_not_gate() -> None:
         {"split": "test"},
         {"text": pd.Series(["half of a pair \ud800"] * 3, dtype=object)},
         {"text_pair": 3},
+        {"text": pd.NA},
+        {"split": pd.NA},
+        {"label": pd.Series([np.array([0, 1])] * 3)},
+        {"text": pd.Series([np.array(["a", "b"])] * 3)},
+        {"split": pd.Series([np.array(["gate", "gate"])] * 3)},
     ],
 )
 def test_a_wrong_value_is_refused(change: dict[str, object]) -> None:
