@@ -20,6 +20,7 @@ import pytest
 from infra.errors import Conflict, Corrupt, Unreadable
 from infra.storage.cache import Cache, download_fresh
 from infra.storage.folder import FolderStore
+from infra.storage.layout import wanted_files
 from infra.storage.promotions import PromotionLog
 from infra.storage.s3 import S3Store
 from infra.storage.store import ObjectStore, S3Uri, connect_store
@@ -99,6 +100,26 @@ def test_a_listing_is_in_the_order_of_keys_and_of_this_folder_alone(store, folde
 
     assert listed == [("B", 1), ("a-b", 3), ("a.b", 3), ("a/b/c", 5), ("a/z", 3), ("b", 1)]
     assert store.list(folder / "nowhere") == ()
+
+
+def test_files_of_any_plain_name_come_back_under_it(store, folder, tmp_path):
+    names = [
+        "cat (1).jpg",
+        "a+b %2B&c=d.png",
+        "#3 ?.png",
+        "grün.png",
+        "g\u0072u\u0308n.png",
+        "👨\u200d👩.png",
+    ]
+    names = sorted([*names, "a;b,c'd\"e~!@$^`{}[]<>|*.txt", "deeper/ü/no suffix"], key=str.encode)
+    for name in names:
+        (tmp_path / "file").write_text(name)
+        store.upload(tmp_path / "file", folder / name)
+
+    assert [item.path for item in store.list(folder)] == wanted_files(names, "here")
+    files = download_fresh(store, folder, tmp_path / "down")
+
+    assert files == {name: sha(name.encode()) for name in names}
 
 
 def test_an_object_without_bytes_is_there(store, folder):
