@@ -122,7 +122,8 @@ def open_checked(
         contract = _check_table(family, files, table, task_name, who)
     inspection.stop_if_refused()
     with inspection.look("expert") as sentences:
-        expert = open_expert(task_name, files, kind, examples=table)
+        opened = open_expert(task_name, files, kind, examples=table)
+        expert = opened.on(base.checkpoint, kind)
         sentences += remarks(expert)
     inspection.stop_if_refused()
     with inspection.look("proof"):

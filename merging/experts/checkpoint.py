@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from merging.errors import InvalidInput
+from merging.experts.buffers import constants
 from merging.experts.configuration import backbone_prefix, parsed_config, read_config
 from merging.experts.weightfiles import WeightFiles, find_weights
 from merging.safefile import DTYPES, open_tensors
@@ -45,7 +46,7 @@ class Checkpoint:
     Attributes:
         config: config.json as it stands there.
         parsed: What transformers makes of it, defaults filled in.
-        tensors: By canonical name, sorted.
+        tensors: By canonical name, sorted; without the constants that transformers drops as it loads.
         head: Names of the tensors that lie outside the backbone.
         wrapper: What stands before every name in the files, since DataParallel or torch.compile held
             the model when it was saved; transformers does not look behind it.
@@ -87,7 +88,9 @@ class Checkpoint:
             tensors[name] = replace(info, key=key)
             if prefixed and not key.startswith(prefix):
                 head.add(name)
-        ordered = dict(sorted(tensors.items()))
+        keys = {name: info.key for name, info in tensors.items() if name not in head}
+        dropped = constants(directory, parsed, keys)
+        ordered = {name: tensors[name] for name in sorted(tensors) if name not in dropped}
         return cls(directory, config, parsed, ordered, frozenset(head), wrapper, files.left_aside)
 
     def read(self, name: str) -> Tensor:
@@ -96,6 +99,14 @@ class Checkpoint:
         if info.file not in self._files:
             self._files[info.file] = open_tensors(info.file)
         return self._files[info.file].get_tensor(self.wrapper + info.key)
+
+    def newcomers(self, base: Checkpoint) -> list[str]:
+        """Names of the weights of the backbone that a base does not have."""
+        return [
+            name
+            for name, info in self.tensors.items()
+            if name not in base.tensors and name not in self.head and info.dtype.is_floating_point
+        ]
 
     def close(self) -> None:
         """Lets go of the mapped files; the next read opens them again."""

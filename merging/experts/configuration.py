@@ -70,11 +70,11 @@ def parsed_config(directory: Path, config: Mapping[str, Any]) -> PretrainedConfi
         ) from error
 
 
-def backbone_prefix(directory: Path, config: PretrainedConfig) -> str:
-    """What task models of this architecture put before the names of their backbone.
+def backbone_class(directory: Path, config: PretrainedConfig) -> Any:
+    """The class that AutoModel makes for this architecture.
 
     Raises:
-        InvalidInput: AutoModel has no class for it.
+        InvalidInput: It has none.
     """
     try:
         backbone: Any = MODEL_MAPPING[type(config)]
@@ -85,9 +85,17 @@ def backbone_prefix(directory: Path, config: PretrainedConfig) -> str:
             found=str(config.model_type),
             remedy="Use an architecture that AutoModel can load.",
         ) from error
-    if isinstance(backbone, tuple):  # Funnel has one with and one without a decoder.
-        backbone = backbone[0]
-    return f"{backbone.base_model_prefix}."
+    # Funnel has one with and one without a decoder.
+    return backbone[0] if isinstance(backbone, tuple) else backbone
+
+
+def backbone_prefix(directory: Path, config: PretrainedConfig) -> str:
+    """What task models of this architecture put before the names of their backbone.
+
+    Raises:
+        InvalidInput: AutoModel has no class for it.
+    """
+    return f"{backbone_class(directory, config).base_model_prefix}."
 
 
 def _too_many(values: Any) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,23 @@ class Expert:
     head: Head
     split: Split
     fingerprint: str
+
+    def on(self, base: Checkpoint, kind: ModelKind) -> Expert:
+        """The expert on a base: trained tensors that the base does not have belong to its own head.
+
+        A base that was saved from a masked language model has no pooler, for one; each task's is
+        then as new as its classifier.
+        """
+        if self.files.is_adapter or not kind.has_head:
+            return self
+        own = self.files.checkpoint
+        new = [
+            name for name in own.newcomers(base) if own.tensors[name].key not in self.head.tensors
+        ]
+        if not new:
+            return self
+        tensors = {**self.head.tensors, **{own.tensors[name].key: own.read(name) for name in new}}
+        return replace(self, head=replace(self.head, tensors=tensors))
 
 
 def open_expert(

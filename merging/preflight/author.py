@@ -7,6 +7,7 @@ nothing. Only safetensors are read, nothing is fetched, and no code runs that a 
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from merging.experts.expert import Expert
 from merging.experts.rows import Input
 from merging.kinds import ModelKind
 from merging.preflight.quiet import quietly
-from merging.serving import AUTO_CLASSES, decode_image
+from merging.serving import AUTO_CLASSES, decode_image, parse_config
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 # Size of the change of every number that shows how far a model carries the rounding of its numbers:
@@ -56,16 +57,18 @@ class Author:
             if expert.files.is_adapter:
                 self.model = self._adapter(base, folder, expert)
             else:
-                self.model = self._checkpoint(folder)
+                self.model = self._checkpoint(folder, expert.files.checkpoint.wrapper)
         self.model.eval()
 
-    def _checkpoint(self, folder: Path) -> Any:
+    def _checkpoint(self, folder: Path, wrapper: str) -> Any:
         config = AutoConfig.from_pretrained(folder, **OFFLINE)
         model, info = auto_class(config, self.kind).from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
+            # Names behind a wrapper are the one thing that authors have to tell transformers.
+            key_mapping={f"^{re.escape(wrapper)}": ""} if wrapper else None,
             **OFFLINE,
         )
         self.unexpected = tuple(sorted(info["unexpected_keys"]))
@@ -74,8 +77,7 @@ class Author:
     def _adapter(self, base: Path, folder: Path, expert: Expert) -> Any:
         from peft import PeftModel
 
-        values = dict(expert.head.config)
-        config = AutoConfig.for_model(values.pop("model_type"), **values)
+        config = parse_config(expert.head.config)
         model = auto_class(config, self.kind).from_pretrained(
             base, config=config, dtype=torch.float32, use_safetensors=True, **OFFLINE
         )

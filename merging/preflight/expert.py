@@ -84,8 +84,9 @@ def _headers(base: Checkpoint, expert: Checkpoint, kind: ModelKind) -> Iterator[
     for name in backbone_names(expert, kind):
         theirs = expert.tensors[name]
         if name not in base.tensors:
-            if theirs.dtype.is_floating_point:
-                yield Mismatch(name, "no such tensor", f"shape {list(theirs.shape)}")
+            # Where there are heads, it belongs to the task's own if the task model uses it.
+            if theirs.dtype.is_floating_point and not kind.has_head:
+                yield _absent(name, expert)
             continue
         ours = base.tensors[name]
         if ours.shape != theirs.shape:
@@ -103,5 +104,12 @@ def check_task_model(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> I
         hint = " PEFT leaves out what modules_to_save does not name." if files.is_adapter else ""
         yield Mismatch("model", "a whole task model", f"{error}{hint}")
         return
+    if not files.is_adapter:
+        unused = [n for n in files.checkpoint.newcomers(base) if n not in layout.whole]
+        yield from (_absent(name, files.checkpoint) for name in unused)
     source = source_of(base, files, head, layout.parameters)
     yield from check_values(base, source, head, layout, kind)
+
+
+def _absent(name: str, expert: Checkpoint) -> Mismatch:
+    return Mismatch(name, "no such tensor", f"shape {list(expert.tensors[name].shape)}")

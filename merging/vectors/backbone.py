@@ -50,7 +50,9 @@ class Backbone:
     ) -> Self:
         """The backbone of an expert; what it does not say itself comes from its base."""
         if not files.is_adapter:
-            tensors = dict(cls.of(files.checkpoint, kind).tensors)
+            own = files.checkpoint
+            new = set(own.newcomers(base)) if kind.has_head else set()  # these are the head's
+            tensors = {n: t for n, t in cls.of(own, kind).tensors.items() if n not in new}
         else:
             tensors = dict(cls.of(base, kind).tensors)
             for name, tensor in tensors.items():

@@ -34,6 +34,11 @@ class ExpertSet:
     experts: tuple[Expert, ...]
     kind: ModelKind
 
+    def __post_init__(self) -> None:
+        """Gives each expert the head that it has on this base."""
+        on_base = tuple(expert.on(self.base, self.kind) for expert in self.experts)
+        object.__setattr__(self, "experts", on_base)
+
     @classmethod
     def open(cls, base_dir: Path, experts: Sequence[Expert], kind: ModelKind) -> Self:
         """A set whose base lies in a folder.
