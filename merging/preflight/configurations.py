@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import MODEL_MAPPING, PretrainedConfig
 
-from merging.experts.checkpoint import Checkpoint, parsed_config
+from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import ExpertFiles
 from merging.experts.heads import LABELS, VOLATILE
 from merging.kinds import ModelKind
@@ -39,8 +39,7 @@ def compare_configurations(
     base: Checkpoint, files: ExpertFiles, kind: ModelKind
 ) -> Iterator[Mismatch]:
     """Each setting of the expert under which the base's backbone answers otherwise."""
-    ours = parsed_config(base.directory, base.config)
-    theirs = parsed_config(files.directory, files.config)
+    ours, theirs = base.parsed, files.parsed
     if type(ours) is not type(theirs):
         yield Mismatch("config.model_type", str(ours.model_type), str(theirs.model_type))
         return
