@@ -11,7 +11,7 @@ from prefect import task
 from infra.contracts import ContractResult, check_examples
 from infra.engine import Engine
 from infra.families import Family
-from infra.storage.layout import find_layout_on_disk
+from infra.storage.layout import find_layout_on_disk, left_aside, paths_in
 from infra.storage.manifest import MergedExpert
 from merging.errors import InvalidInput, MergeQueueError
 from merging.experts.expert import Expert, ExpertFiles, open_expert, read_head
@@ -70,7 +70,8 @@ def preflight(family: Family, engine: Engine, base: Base, pulled: Pulled) -> Mem
         digest=pulled.digest,
     )
     releases = version.tags.releases or 0
-    return Member(record, checked.expert, checked.contract, releases, checked.remarks)
+    known = (*pulled.remarks, *checked.remarks)
+    return Member(record, checked.expert, checked.contract, releases, known)
 
 
 def open_checked(
@@ -102,7 +103,8 @@ def open_checked(
         InvalidInput: Its examples table does not keep the data contract.
     """
     kind, inspection = family.kind, Inspection(told)
-    with inspection.look("files"):
+    with inspection.look("files") as aside:
+        aside += left_aside(paths_in(directory), str(directory))
         checkpoint, table = find_layout_on_disk(directory, examples)
         files = ExpertFiles(checkpoint)
         _ = files.config, files.adapter if files.is_adapter else files.checkpoint
@@ -118,8 +120,9 @@ def open_checked(
     if not inspection.refusals:
         with inspection.look("values"):
             fits(check_task_model(base.checkpoint, files, kind))
-    with inspection.look("examples"):
+    with inspection.look("examples") as warnings:
         contract = _check_table(family, files, table, task_name, who)
+        warnings += contract.warnings
     inspection.stop_if_refused()
     with inspection.look("expert") as sentences:
         opened = open_expert(task_name, files, kind, examples=table)
@@ -129,7 +132,7 @@ def open_checked(
     with inspection.look("proof"):
         fits(prove(base.checkpoint, expert, kind))
     inspection.stop_if_refused()
-    return Checked(expert, contract, tuple(sentences))
+    return Checked(expert, contract, (*aside, *sentences))
 
 
 def _check_table(

@@ -11,7 +11,7 @@ from infra.names import check_task
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from infra.storage.cache import sha256_tree
-from infra.storage.layout import find_layout, tree_digests, wanted_files
+from infra.storage.layout import find_layout, left_aside, tree_digests, wanted_files
 from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion
 from infra.storage.store import S3Uri, StoredObject
@@ -60,11 +60,12 @@ def pull_expert(queue: MergeQueue, version: ExpertVersion) -> Pulled:
     source = queue.registry.experts.locate(version)
     _check_bucket(queue, source, version.ref)
     objects = queue.store.list(source)
-    find_layout((item.path for item in objects), str(source))
+    paths = [item.path for item in objects]
+    find_layout(paths, str(source))
     directory, files = queue.cache.pull(_wanted(objects, source))
     digest = sha256_tree(files)
     queue.registry.experts.record_digest(version, digest)
-    return Pulled(version, source, directory, digest)
+    return Pulled(version, source, directory, digest, left_aside(paths, str(source)))
 
 
 @task(**SIDE_EFFECT)

@@ -10,7 +10,7 @@ from infra.names import check_relative_path, check_task
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from infra.storage.cache import sha256_file, sha256_tree
-from infra.storage.layout import files_in, find_layout_on_disk, left_aside
+from infra.storage.layout import files_in, find_layout_on_disk, left_aside, paths_in
 from infra.storage.store import S3Uri
 from merging.errors import InvalidInput
 from merging.experts.table_names import TABLES
@@ -64,7 +64,6 @@ def register_expert(
     digest = sha256_tree({path: sha256_file(file) for path, file in files.items()})
     target = queue.family.root / "experts" / task_name / digest
     _upload(queue, files, target, report)
-    _report_left_aside(directory, report)
     report("Registering it in MLflow")
     return queue.registry.experts.register(queue.name, task_name, target, digest)
 
@@ -78,14 +77,8 @@ def upload_base(queue: MergeQueue, directory: Path, report: Report = lambda _: N
     files = {path: directory / path for path in files_in(directory)}
     check_base(files, queue.family.kind, str(directory))
     _upload(queue, files, queue.family.base_uri, report)
-    _report_left_aside(directory, report)
-
-
-def _report_left_aside(directory: Path, report: Report) -> None:
-    """Says what of a folder is not uploaded."""
-    if names := left_aside(directory):
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        report(f"Left aside, since a merge does not read them: {', '.join(names[:10])}{more}")
+    for remark in left_aside(paths_in(directory), str(directory)):
+        report(f"Worth knowing: {remark}")
 
 
 def _upload(queue: MergeQueue, files: Mapping[str, Path], target: S3Uri, report: Report) -> None:

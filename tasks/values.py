@@ -55,12 +55,17 @@ class Base:
 
 @dataclass(frozen=True)
 class Pulled:
-    """An expert's files on local disk, not yet looked at."""
+    """An expert's files on local disk, not yet looked at.
+
+    Attributes:
+        remarks: Sentences about what of its folder was not pulled.
+    """
 
     version: ExpertVersion
     source: S3Uri
     directory: Path
     digest: str
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

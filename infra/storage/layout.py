@@ -22,6 +22,7 @@ _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"
 _OTHER_WEIGHTS = {".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".gguf", ".tflite", ".pb"}
 _CODE = {".py", ".ipynb", ".sh", ".so", ".dll", ".exe"}
 _LEFT_OUT = _PICKLES | _OTHER_WEIGHTS | _CODE
+_NAMED = 10  # Files and folders that a sentence names.
 _LOGS = ("events.out.tfevents.",)
 _TRAINER_FOLDER = re.compile(r"checkpoint-[0-9]+")  # Where transformers' Trainer saves on its way.
 # All that was read of a folder in earlier versions, whose digests are on record.
@@ -63,21 +64,42 @@ def wanted_files(paths: Iterable[str], where: str) -> list[str]:
     return [check_relative_path(path, where) for path in files]
 
 
+def paths_in(directory: Path) -> list[str]:
+    """Every file of a local folder by its relative path, sorted; raises InvalidInput if it is none."""
+    if not directory.is_dir():
+        raise InvalidInput(
+            where=str(directory),
+            expected="a folder with a checkpoint",
+            found="no such folder",
+            remedy="Give the folder that `save_pretrained` wrote.",
+        )
+    files = (f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file())
+    return sorted(files)
+
+
 def files_in(directory: Path) -> list[str]:
     """The files that upload takes of a local folder, sorted; raises as :func:`wanted_files` does."""
-    return wanted_files(_walk(directory), str(directory))
+    return wanted_files(paths_in(directory), str(directory))
 
 
-def left_aside(directory: Path) -> tuple[str, ...]:
-    """What upload leaves of a local folder, hidden files not counted: names of files and folders."""
-    taken = set(files_in(directory))
-    folders = {parent for path in taken for parent in PurePosixPath(path).parents}
+def left_aside(paths: Iterable[str], where: str) -> tuple[str, ...]:
+    """A sentence about what upload and pull leave of a folder, if that is anything.
+
+    Whole folders are named as such; what is hidden is not.
+    """
+    every = sorted(path for path in paths if not is_hidden(path))
+    taken = set(wanted_files(every, where))
+    kept = {folder for path in taken for folder in PurePosixPath(path).parents}
     names: dict[str, None] = {}
-    for path in _walk(directory):
-        if path not in taken and not is_hidden(path):
-            parents = reversed(PurePosixPath(path).parents)
-            names[next((f"{folder}/" for folder in parents if folder not in folders), path)] = None
-    return tuple(names)
+    for path in every:
+        if path not in taken:
+            above = reversed(PurePosixPath(path).parents)
+            names[next((f"{folder}/" for folder in above if folder not in kept), path)] = None
+    if not names:
+        return ()
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    shown = ", ".join(f"{name:.100}" for name in list(names)[:_NAMED])
+    return (f"Left aside, since a merge does not read it: {shown}{more}.",)
 
 
 def tree_digests(files: Mapping[str, str]) -> tuple[str, str]:
@@ -136,23 +158,11 @@ def find_layout_on_disk(directory: Path, examples: Path | None = None) -> tuple[
     Raises:
         InvalidInput: As :func:`find_layout` does.
     """
-    files = _walk(directory)
+    files = paths_in(directory)
     if examples is not None:
         return directory / find_checkpoint(files, str(directory)), examples
     layout = find_layout(files, str(directory))
     return directory / layout.checkpoint, directory / layout.examples
-
-
-def _walk(directory: Path) -> list[str]:
-    if not directory.is_dir():
-        raise InvalidInput(
-            where=str(directory),
-            expected="a folder with a checkpoint",
-            found="no such folder",
-            remedy="Give the folder that `save_pretrained` wrote.",
-        )
-    files = (f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file())
-    return sorted(files)
 
 
 def _models(files: Iterable[PurePosixPath]) -> set[PurePosixPath]:

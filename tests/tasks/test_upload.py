@@ -90,7 +90,9 @@ def test_the_folder_of_trainer_is_taken_without_what_it_saved_on_its_way(
     version = register_expert(queue, "weather", folder, tmp_path / "table.parquet", told.append)
     pulled = pull_expert.fn(queue, version)
 
-    assert "Left aside, since a merge does not read them: checkpoint-10/, training_args.bin" in told
+    remark = "Left aside, since a merge does not read it: checkpoint-10/, training_args.bin."
+    assert f"Worth knowing: {remark}" in told
+    assert pulled.remarks == (), "it was not uploaded"
     taken = sorted(p.relative_to(pulled.directory).as_posix() for p in pulled.directory.rglob("*"))
     assert "notes (1) #ü.md" in taken
     assert "examples.parquet" in taken

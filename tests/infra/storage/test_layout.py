@@ -154,8 +154,8 @@ def test_what_upload_takes_pull_takes(paths):
     assert not any(".." in PurePosixPath(path).parts for path in taken)
 
 
-def test_what_is_left_aside_is_named_by_file_or_whole_folder(tmp_path):
-    for name in (
+def test_what_is_left_aside_is_named_by_file_or_whole_folder():
+    paths = [
         *EXPERT,
         *at("checkpoint-500", [*MODEL, "optimizer.pt"]),
         "runs/Nov26/events.out.tfevents.1",
@@ -163,12 +163,11 @@ def test_what_is_left_aside_is_named_by_file_or_whole_folder(tmp_path):
         ".git/config.json",
         "images/a.png",
         "images/a.npy",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert left_aside(tmp_path) == (
-        "checkpoint-500/",
-        "images/a.npy",
-        "runs/",
-        "training_args.bin",
+    ]
+    assert left_aside(paths, "here") == (
+        "Left aside, since a merge does not read it: checkpoint-500/, images/a.npy, runs/, "
+        "training_args.bin.",
     )
+    assert left_aside(EXPERT, "here") == ()
+    (many,) = left_aside([*EXPERT, *(f"{i}.pt" for i in range(100))], "here")
+    assert many.endswith("17.pt and 90 more.")
