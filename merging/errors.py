@@ -34,7 +34,7 @@ class InvalidInput(Discrepancy):
 
 
 class NonFinite(Discrepancy):
-    """A loss or gradient became NaN or infinite; nothing of its step is kept."""
+    """A loss, a gradient or a merged weight became NaN or infinite; nothing of it is kept."""
 
 
 class NotEnoughMemory(Discrepancy):

@@ -11,6 +11,7 @@ Objective = Literal["labels", "experts", "both", "entropy"]
 Granularity = Literal["tensor", "row", "model"]
 Storage = Literal["fp32", "bf16", "int8"]
 Preprocess = Literal["none", "tsv-m", "iso-c"]
+WriteDtype = Literal["base", "float32", "bfloat16", "float16"]
 
 
 class MergeSettings(BaseModel):
@@ -45,6 +46,9 @@ class MergeSettings(BaseModel):
         group_by: Which experts come together: those that arrived together, or similar ones.
         warm_start: Learn again from the deployed coefficients instead of `initial`.
         seed: Fixes which examples are taken and their order.
+        write_dtype: What the merged model is written in: each tensor in the dtype that the base has it
+            in, or all parameters in one that is wider, so that no change is lost in rounding, or
+            narrower. Integers and buffers stay as they are.
         storage: How task vectors are kept in the work folder; int8 has a scale per row.
         resident: Keep all task vectors in host memory; else they pass through it tile by tile. An
             accelerator with room for all of them holds them itself, either way.
@@ -75,6 +79,7 @@ class MergeSettings(BaseModel):
     group_by: Literal["arrival", "similarity"] = "arrival"
     warm_start: bool = True
     seed: int = 0
+    write_dtype: WriteDtype = "base"
     storage: Storage = "fp32"
     resident: bool = False
     memory_budget: int | None = Field(None, gt=0)
@@ -92,5 +97,6 @@ class MergeSettings(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """SHA-256 of all that learning depends on."""
+        content = self.model_dump_json(exclude={"write_dtype"})
+        return hashlib.sha256(content.encode()).hexdigest()

@@ -35,7 +35,10 @@ def judge(
     """
     champion = build.deployed.folder.model if build.deployed else None
     kind = build.family.kind
-    checks = list(check_weights(build.base.directory, merged.model, champion, kind))
+    write_dtype = build.settings.write_dtype
+    buffers = build.experts.buffers if write_dtype != "base" else ()
+    base = build.base.directory
+    checks = list(check_weights(base, merged.model, champion, kind, write_dtype, buffers))
     if champion is not None:
         checks.append(_check_latency(engine, build, merged.model, champion))
         # A busy moment slows one model more than the other; a slow model is slow each time.

@@ -53,7 +53,8 @@ def write_model(build: Build, learned: Learned, work: Path) -> MergedFolder:
     """Writes the merged backbone, heads and coefficients into a folder below ``work``."""
     out = work / "merged"
     if not out.exists():  # It is renamed into place, so what exists is whole.
-        materialise(build.experts, learned.coefficients, learned.heads, out)
+        write_dtype = build.settings.write_dtype
+        materialise(build.experts, learned.coefficients, learned.heads, out, write_dtype)
     return MergedFolder(out)
 
 

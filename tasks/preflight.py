@@ -20,6 +20,7 @@ from merging.preflight.expert import check_task_model, comparisons
 from merging.preflight.mismatch import Mismatch
 from merging.preflight.proof import prove
 from merging.preflight.remarks import remarks
+from merging.preflight.rounding import rounding_remarks
 from tasks.inspection import Inspection, Told
 from tasks.values import Base, Member, Pulled
 
@@ -128,6 +129,8 @@ def open_checked(
         opened = open_expert(task_name, files, kind, examples=table)
         expert = opened.on(base.checkpoint, kind)
         sentences += remarks(expert)
+        write_dtype = family.merge.write_dtype
+        sentences += rounding_remarks(base.checkpoint, expert, kind, write_dtype)
     inspection.stop_if_refused()
     with inspection.look("proof"):
         fits(prove(base.checkpoint, expert, kind))

@@ -19,6 +19,7 @@ from merging.learning.grouping import cosines
 from merging.learning.learn import Learned
 from merging.models.coefficients import Coefficients
 from merging.models.folder import MergedFolder
+from merging.models.precision import Precision
 from tasks.values import Build, Deployed, Member, describe
 
 
@@ -44,6 +45,7 @@ def write_report(
         mlflow: The address of MLflow, for links to the experts.
     """
     deployed, family = build.deployed, build.family
+    precision = Precision.load(merged.precision)
     inputs = ReportInputs(
         report=report,
         family=family.name,
@@ -62,9 +64,11 @@ def write_report(
             "base digest": build.base.digest,
             "build key": build.key,
             "built on": f"promotion {build.champion_sequence}",
+            "precision": precision.sentence,
         },
         contracts=[m.contract for m in build.arrivals if m.contract] + [contract],
         cosines=_cosines(build),
+        precision=precision,
         reproduce=(
             f"supermerge audit {family.name}    # rebuilds it and compares every byte",
             f"supermerge pull {family.name} DIRECTORY    # its files, digests checked",

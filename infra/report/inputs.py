@@ -11,6 +11,7 @@ from merging.gate import GateReport
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
 from merging.models.outcomes import Outcomes
+from merging.models.precision import Precision
 
 SHOWN_FLIPS = 10
 
@@ -68,6 +69,7 @@ class ReportInputs:
         facts: Lineage beyond the experts: base, digests, devices, times.
         contracts: Results of the data contracts.
         links: Pages about this candidate by name.
+        precision: What the merged model is written in, and what that took of the merged change.
         reproduce: Commands that rebuild and check it.
     """
 
@@ -87,6 +89,7 @@ class ReportInputs:
     facts: Mapping[str, str] = field(default_factory=dict)
     contracts: Sequence[ContractResult] = ()
     links: Mapping[str, str] = field(default_factory=dict)
+    precision: Precision | None = None
     reproduce: Sequence[str] = ()
 
 

@@ -26,6 +26,7 @@ _CSS = resources.files("infra.report") / "report.css"
 DATA_DOCS = "data-docs/index.html"
 _THUMBNAIL = 112  # Pixels of a thumbnail's longer side.
 _SHOWN_CHARACTERS = 600
+LOST_WORTH_SAYING = 0.05  # Share of the merged change from which its loss is a key figure.
 
 _pages = Environment(
     loader=PackageLoader("infra.report", "."),
@@ -87,6 +88,7 @@ def _document(inputs: ReportInputs) -> dict[str, Any]:
         "settings": inputs.settings,
         "facts": inputs.facts,
         "contracts": [asdict(contract) for contract in inputs.contracts],
+        "precision": asdict(inputs.precision) if inputs.precision else None,
         "links": inputs.links,
         "reproduce": list(inputs.reproduce),
     }
@@ -151,6 +153,9 @@ def _tiles(inputs: ReportInputs) -> list[tuple[str, str]]:
     tiles.append((f"{flips:,}", f"answers turned wrong, of {examples:,} judged"))
     wins = sum(d.wins or 0 for d in tasks)
     tiles.append((f"{wins:,}", "answers turned right"))
+    if inputs.precision and inputs.precision.lost >= LOST_WORTH_SAYING:
+        about = f"of the merged change lost in rounding to {inputs.precision.dtype}"
+        tiles.append((share(inputs.precision.lost, 0), f"{about}; write_dtype: float32 keeps it"))
     return tiles
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -11,32 +11,44 @@ import torch
 from merging.experts.checkpoint import Checkpoint
 from merging.gate.report import Check
 from merging.kinds import ModelKind
-from merging.vectors.deltas import backbone_names
+from merging.safefile import Spec
+from merging.settings import WriteDtype
+from merging.vectors.rounding import written_specs
 
 _AGAIN = "Build the candidate again."
 
 
 def check_weights(
-    base: Path, candidate: Path, champion: Path | None, kind: ModelKind
+    base: Path,
+    candidate: Path,
+    champion: Path | None,
+    kind: ModelKind,
+    write_dtype: WriteDtype = "base",
+    buffers: Collection[str] = (),
 ) -> tuple[Check, ...]:
     """Whether a merged backbone has the base's tensors, all finite, and is not the champion again.
+
+    Each has the base's shape, and exactly the dtype that it was to be written in.
 
     Args:
         base: Checkpoint directory of the base.
         candidate: Directory of the merged backbone.
         champion: Directory of the deployed one; None where nothing is deployed.
         kind: The kind of model.
+        write_dtype: What it was to be written in.
+        buffers: Tensors that keep the base's dtype.
     """
-    ours, theirs = Checkpoint.open(candidate), Checkpoint.open(base)
-    expected = {name: theirs.tensors[name].shape for name in backbone_names(theirs, kind)}
-    shapes = {name: info.shape for name, info in ours.tensors.items()}
-    different = sorted(name for name in expected | shapes if expected.get(name) != shapes.get(name))
-    broken = [name for name in shapes if not bool(torch.isfinite(ours.read(name)).all())]
+    ours = Checkpoint.open(candidate)
+    expected = written_specs(Checkpoint.open(base), kind, write_dtype, buffers)
+    found = {name: Spec(info.shape, info.dtype) for name, info in ours.tensors.items()}
+    different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    broken = [name for name in found if not bool(torch.isfinite(ours.read(name)).all())]
     checks = [
         _artifact(
             not different,
             f"The candidate has the {len(expected)} tensors of the base",
-            f"The candidate's tensors are not those of the base ({_some(different)}). {_AGAIN}",
+            "The candidate's tensors are not those of the base in the dtype that they were to be "
+            f"written in ({_some(different)}). {_AGAIN}",
         ),
         _artifact(
             not broken,
@@ -46,8 +58,8 @@ def check_weights(
     ]
     if champion is not None:
         before = Checkpoint.open(champion)
-        same = before.tensors.keys() == shapes.keys() and all(
-            torch.equal(ours.read(name), before.read(name)) for name in shapes
+        same = before.tensors.keys() == found.keys() and all(
+            torch.equal(ours.read(name), before.read(name)) for name in found
         )
         checks.append(
             _artifact(

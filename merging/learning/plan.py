@@ -19,6 +19,7 @@ from merging.settings import MergeSettings
 from merging.vectors.deltas import backbone_names
 from merging.vectors.expert_set import ExpertSet
 from merging.vectors.mapped import DTYPES, TILE_BYTES
+from merging.vectors.rounding import written_specs
 from merging.vectors.stacks import ACCELERATOR_TILE
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -65,6 +66,7 @@ class Plan:
         room: What an accelerator has left for task vectors beside everything else; 0 on a host.
         disk: The task vectors of every group, and of none twice, in the work folder; encoded images
             and the experts' own answers come on top.
+        written: The weight files of the merged model.
         residence: Where each of them is: "host", "accelerator" or "file".
     """
 
@@ -78,6 +80,7 @@ class Plan:
     staging: int
     room: int
     disk: int
+    written: int
     residence: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -167,8 +170,20 @@ def make_plan(
     )
     residence = dict.fromkeys(("parameters", "gradients", "activations", "tile"), computing)
     residence["task vectors"] = where
+    written = sum(spec.nbytes for spec in written_specs(base, kind, settings.write_dtype).values())
     return Plan(
-        groups, model, gradient, tile, activations, overhead, peak, staging, room, disk, residence
+        groups=groups,
+        model=model,
+        gradient=gradient,
+        tile=tile,
+        activations=activations,
+        overhead=overhead,
+        peak=peak,
+        staging=staging,
+        room=room,
+        disk=disk,
+        written=written,
+        residence=residence,
     )
 
 

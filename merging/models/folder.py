@@ -8,6 +8,7 @@ from pathlib import Path
 MODEL = "model"
 HEADS = "heads"
 COEFFICIENTS = "coefficients.safetensors"
+PRECISION = "precision.json"
 MANIFEST = "manifest.json"
 REPORT = "report"
 PROBE = "probe.json"
@@ -39,6 +40,11 @@ class MergedFolder:
     def coefficients(self) -> Path:
         """The effective coefficients, as `Coefficients.save` writes them."""
         return self.path / COEFFICIENTS
+
+    @property
+    def precision(self) -> Path:
+        """What it was written in and what that cost, as `Precision.save` writes it."""
+        return self.path / PRECISION
 
     @property
     def manifest(self) -> Path:

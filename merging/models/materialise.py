@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,10 +17,13 @@ from merging.experts.checkpoint import Checkpoint, digest_file
 from merging.experts.heads import Head
 from merging.models.coefficients import Coefficients
 from merging.models.folder import COMPANIONS, MergedFolder
+from merging.models.precision import Precision
 from merging.safefile import Spec, write_tensors
-from merging.vectors.deltas import Source, backbone_names, summed_blocks
+from merging.settings import WriteDtype
+from merging.vectors.deltas import Source, summed_blocks
 from merging.vectors.expert_set import ExpertSet
 from merging.vectors.preprocess import processed_sources
+from merging.vectors.rounding import Rounding, rounded, written_specs
 
 SHARD_BYTES = 5_000_000_000  # Most bytes of a weight file, unless one tensor is larger.
 # Gives a merged tensor by its canonical name, whole or in blocks of rows.
@@ -27,46 +31,44 @@ Merged = Callable[[str], Tensor | Iterable[Tensor]]
 
 
 def materialise(
-    experts: ExpertSet, coefficients: Coefficients, heads: Mapping[str, Head], out: Path
+    experts: ExpertSet,
+    coefficients: Coefficients,
+    heads: Mapping[str, Head],
+    out: Path,
+    write_dtype: WriteDtype = "base",
 ) -> MergedFolder:
-    """Writes `model/`, `heads/<task>/` and `coefficients.safetensors` into `out`.
+    """Writes `model/`, `heads/<task>/`, `coefficients.safetensors` and `precision.json` into `out`.
 
     They are written beside and renamed, so `out` is whole or not there. Computed in fp32 on the
     CPU, one expert after the other in the order of the columns: the same bytes everywhere.
 
+    Args:
+        experts: What is merged.
+        coefficients: How much of each goes where.
+        heads: By task.
+        out: The folder to write.
+        write_dtype: What the parameters are written in, see `MergeSettings`.
+
     Raises:
         InvalidInput: The coefficients belong to other experts or tensors.
+        NonFinite: A merged value is too large for float16.
     """
     _check(experts, coefficients)
     chosen = {task: heads[task] for task in coefficients.tasks}
-    write_model(experts, _merger(experts, coefficients), chosen, out, coefficients)
+    with _beside(Path(out)) as folder:
+        precision = _write_merged(experts, coefficients, folder.model, write_dtype)
+        _save_heads(chosen, folder)
+        coefficients.save(folder.coefficients)
+        precision.save(folder.precision)
     return MergedFolder(out)
 
 
-def write_model(
-    experts: ExpertSet,
-    merged: Merged,
-    heads: Mapping[str, Head],
-    out: Path,
-    coefficients: Coefficients | None = None,
-) -> None:
-    """Writes a model directory whose backbone tensors are `merged(canonical name)`."""
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        folder = MergedFolder(beside)
-        _write_backbone(experts, merged, folder.model)
-        for task, head in heads.items():
-            head.save(folder.head(task))
-        if coefficients is not None:
-            coefficients.save(folder.coefficients)
-        beside.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        beside.rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def write_model(experts: ExpertSet, merged: Merged, heads: Mapping[str, Head], out: Path) -> None:
+    """Writes a model directory whose backbone tensors are `merged(canonical name)`, as in the base."""
+    with _beside(Path(out)) as folder:
+        specs = written_specs(experts.base, experts.kind, "base")
+        _write_backbone(experts.base, specs, merged, folder.model)
+        _save_heads(heads, folder)
 
 
 def verify(experts: ExpertSet, merged: MergedFolder) -> None:
@@ -76,10 +78,11 @@ def verify(experts: ExpertSet, merged: MergedFolder) -> None:
         NotReproduced: A file is missing or its bytes differ.
     """
     coefficients = Coefficients.load(merged.coefficients)
+    write_dtype = Precision.load(merged.precision).write_dtype
     with tempfile.TemporaryDirectory(dir=merged.path.parent, prefix=".verify.") as folder:
         again = MergedFolder(Path(folder)).model
         _check(experts, coefficients)
-        _write_backbone(experts, _merger(experts, coefficients), again)
+        _write_merged(experts, coefficients, again, write_dtype)
         for path in sorted(again.iterdir()):
             built = merged.model / path.name
             if not built.is_file() or digest_file(built) != digest_file(path):
@@ -100,44 +103,66 @@ def merged_tensor(
 
 
 def merged_blocks(
-    base: Checkpoint, sources: Sequence[Source], coefficients: Tensor, name: str
+    base: Checkpoint,
+    sources: Sequence[Source],
+    coefficients: Tensor,
+    name: str,
+    dtype: torch.dtype | None = None,
+    rounding: Rounding | None = None,
 ) -> Iterator[Tensor]:
-    """One merged tensor in the base's dtype, block by block of its rows.
+    """One merged tensor, block by block of its rows.
 
     Args:
         base: The base checkpoint.
         sources: The experts' task vectors in column order.
         coefficients: fp32 [experts] or [experts, rows].
         name: Canonical name.
+        dtype: What it is written in; None for the base's.
+        rounding: Where what is lost in it is counted.
+
+    Raises:
+        NonFinite: A value is too large for `dtype`.
     """
     original = base.read(name)
+    dtype = dtype or original.dtype
+    counts = rounding is not None and dtype.itemsize < torch.float32.itemsize
+    first = 0
     for block in summed_blocks(original, base, sources, coefficients, name):
-        yield block.to(original.dtype)
+        written = rounded(block, dtype, name)
+        if rounding is not None and counts:
+            before = original.view(-1, block.shape[1])[first : first + len(block)]
+            rounding.add(before.float(), block, written)
+        first += len(block)
+        yield written
 
 
-def _merger(experts: ExpertSet, coefficients: Coefficients) -> Merged:
-    base = experts.base
+def _write_merged(
+    experts: ExpertSet, coefficients: Coefficients, out: Path, write_dtype: WriteDtype
+) -> Precision:
+    base, rounding = experts.base, Rounding()
+    buffers = experts.buffers if write_dtype != "base" else ()
+    specs = written_specs(base, experts.kind, write_dtype, buffers)
     sources = processed_sources(experts, coefficients.preprocess)
 
     def merged(name: str) -> Tensor | Iterable[Tensor]:
+        dtype = specs[name].dtype
         if name not in coefficients.values:
-            return base.read(name)
-        return merged_blocks(base, sources, coefficients.values[name], name)
+            return rounded(base.read(name), dtype, name)
+        return merged_blocks(base, sources, coefficients.values[name], name, dtype, rounding)
 
-    return merged
+    _write_backbone(base, specs, merged, out)
+    if write_dtype != "base":
+        _state_dtype(out / "config.json", write_dtype)
+    return Precision.of(write_dtype, specs.values(), rounding.share)
 
 
-def _write_backbone(experts: ExpertSet, merged: Merged, out: Path) -> None:
-    base = experts.base
-    names = {base.tensors[name].key: name for name in backbone_names(base, experts.kind)}
-    specs = {
-        key: Spec(base.tensors[name].shape, base.tensors[name].dtype) for key, name in names.items()
-    }
+def _write_backbone(base: Checkpoint, specs: Mapping[str, Spec], merged: Merged, out: Path) -> None:
+    names = {base.tensors[name].key: name for name in specs}
     out.mkdir(parents=True)
     for path in sorted(base.directory.iterdir()):
         if path.suffix in COMPANIONS and path.is_file() and not path.name.endswith(".index.json"):
             shutil.copyfile(path, out / path.name)
-    shards = list(_shards(specs))
+    shards = list(_shards({key: specs[name] for key, name in names.items()}))
     index: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         part = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
@@ -149,6 +174,36 @@ def _write_backbone(experts: ExpertSet, merged: Merged, out: Path) -> None:
         content = {"metadata": {"total_size": size}, "weight_map": index}
         text = json.dumps(content, indent=2, sort_keys=True) + "\n"
         (out / "model.safetensors.index.json").write_text(text)
+
+
+def _state_dtype(path: Path, dtype: str) -> None:
+    """Lets a configuration, and each one inside it, say what the weights are in."""
+    config = json.loads(path.read_text())
+    inner = [value for value in config.values() if isinstance(value, dict) and "dtype" in value]
+    for part in (config, *inner):
+        part.pop("torch_dtype", None)  # The name that older versions of transformers wrote.
+        part["dtype"] = dtype
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[MergedFolder]:
+    """A new folder that takes the place of `out` once it is whole."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield MergedFolder(beside)
+        beside.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _save_heads(heads: Mapping[str, Head], folder: MergedFolder) -> None:
+    for task, head in heads.items():
+        head.save(folder.head(task))
 
 
 def _shards(specs: Mapping[str, Spec]) -> Iterator[dict[str, Spec]]:

@@ -73,6 +73,11 @@ class ExpertSet:
                 known[expert.head.architecture] = layout
         return tuple(known[expert.head.architecture] for expert in self.experts)
 
+    @property
+    def buffers(self) -> frozenset[str]:
+        """Tensors of the base that are buffers in a task model, and no parameters."""
+        return frozenset[str]().union(*(layout.buffers for layout in self.layouts))
+
     @cached_property
     def sources(self) -> tuple[Source, ...]:
         """The task vectors as the experts bring them, in the experts' order."""

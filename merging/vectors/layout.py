@@ -33,10 +33,12 @@ class Layout:
         whole: Tensors that are a parameter or a buffer as they are. Not among them are those that
             transformers joins with others, such as the experts of a mixture, and those that the
             task model does not use, such as a pooler.
+        buffers: Those of `whole` that are no parameters, such as the statistics of a batch norm.
     """
 
     parameters: Mapping[str, Sequence[str]]
     whole: frozenset[str]
+    buffers: frozenset[str]
 
     @classmethod
     def of(cls, backbone: Checkpoint, head: Head, kind: ModelKind) -> Self:
@@ -55,14 +57,15 @@ class Layout:
             return name if name is not None and value.shape == stand_ins[name].shape else None
 
         parameters: dict[str, list[str]] = {}
-        whole = {name for _, buffer in model.named_buffers() if (name := name_of(buffer))}
+        buffers = {name for _, buffer in model.named_buffers() if (name := name_of(buffer))}
+        whole = set(buffers)
         for path, parameter in model.named_parameters(remove_duplicate=False):
             if (name := name_of(parameter)) is None:
                 continue
             whole.add(name)
             if parameter.requires_grad:
                 parameters.setdefault(name, []).append(path)
-        return cls(parameters, frozenset(whole))
+        return cls(parameters, frozenset(whole), frozenset(buffers))
 
 
 def _stand_in(tensor: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class GivenEngine:
             if rule.error and rule.applies(tasks, rung):
                 raise rule.error
         coefficients = Coefficients.constant(tasks, experts.names, CONSTANTS[rung])
-        plan = Plan(((tasks,),), 1, 1, 1, 1, 1, 1, 1, 1, 1, {})
+        plan = Plan(((tasks,),), 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, {})
         history = tuple(StepRecord(step, dict.fromkeys(tasks, 1 / step)) for step in (1, 2))
         return Learned(coefficients, experts.heads, history, plan)
 

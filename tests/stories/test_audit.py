@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 from inline_snapshot import snapshot
 
+from infra.storage.store import S3Uri
 from tests.stories.world import FAMILY
 
 
@@ -15,6 +19,19 @@ def test_an_audit_of_what_is_well(deployed):
 > ✓ its scores are those of the decision
 > ✓ aliases and tags agree with the promotion log\
 """)
+
+
+@pytest.mark.family(merge={"granularity": "tensor", "write_dtype": "bfloat16"})
+def test_a_model_written_in_another_dtype_is_built_again_in_that(queue):
+    queue.land("weather", 90)
+    queue.sweep()
+    assert "gives the same bytes" in queue.types("audit reviews")
+    folder = S3Uri.parse(queue.queue.promotions.newest().location)
+    report = json.loads(queue.queue.store.read(folder / "report" / "report.json"))
+    assert report["settings"]["write_dtype"] == report["precision"]["dtype"] == "bfloat16"
+    assert 0 < report["precision"]["lost"] < 1
+    assert report["facts"]["precision"].startswith("written in bfloat16, ")
+    assert "rounded to bfloat16" in report["members"][0]["remarks"][0]
 
 
 def test_an_audit_before_the_first_promotion(queue):

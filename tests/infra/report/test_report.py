@@ -30,6 +30,7 @@ from merging.kinds import ModelKind
 from merging.learning.state import StepRecord
 from merging.models.coefficients import Coefficients
 from merging.models.outcomes import Outcomes
+from merging.models.precision import Precision
 from tests.merging.gate.chosen_answers import task_scores
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(1)> & "quoted" {{ 7 * 7 }}'
@@ -120,6 +121,15 @@ def test_nothing_from_outside_becomes_markup(tmp_path):
     assert not [name for _, attrs in tags for name in attrs if name.startswith("on")]
     assert "{{ 7 * 7 }}" in page
     assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(("lost", "shown"), [(0.54, True), (0.01, False)])
+def test_a_change_that_is_lost_in_rounding_is_a_key_figure(tmp_path, lost, shown):
+    precision = Precision("base", "bfloat16", lost)
+    page = render_report(replace(everything(), precision=precision), tmp_path).read_text()
+    words = "<b>54 %</b><span>of the merged change lost in rounding to bfloat16; write_dtype"
+    assert (words in page) == shown
+    assert json.loads((tmp_path / "report.json").read_text())["precision"]["lost"] == lost
 
 
 def test_the_data_docs_load_nothing_and_escape_what_great_expectations_does_not(tmp_path):

@@ -87,7 +87,7 @@ def test_saving_and_selecting_keep_columns(
 
 
 @few
-@given(texts=st.lists(st.text(min_size=1), min_size=1, max_size=30))
+@given(texts=st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=30))
 def test_no_row_is_ever_on_both_sides(texts: list[str]) -> None:
     split = split_examples(
         pd.DataFrame({"text": texts, "label": 0}), ModelKind.TEXT_CLASSIFIER, ["only"]
