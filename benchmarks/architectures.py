@@ -142,7 +142,9 @@ def ask(one: Architecture, model: Any, reader: Any, rows: pd.DataFrame) -> Answe
         wanted = reader(target, add_special_tokens=False, return_tensors="pt")["input_ids"]
         length = 0
         if model.config.is_encoder_decoder:
-            answers.logits.append(model(**values, labels=wanted).logits[0])
+            start = torch.tensor([[model.config.decoder_start_token_id]])
+            given_tokens = torch.cat([start, wanted[:, :-1]], 1)
+            answers.logits.append(model(**values, decoder_input_ids=given_tokens).logits[0])
         else:
             length = values["input_ids"].shape[1]
             both = torch.cat([values["input_ids"], wanted], 1)

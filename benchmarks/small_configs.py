@@ -138,7 +138,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "swinv2": SWIN,
     "textnet": {"hidden_sizes": [64, 64, 128, 256, 512]},
     "xmod": {"default_language": "en_XX"},
-    "xlstm": {"hidden_size": 128},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "zamba": {**HYBRID, "attention_hidden_size": 64, "attention_head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},
 }

@@ -32,7 +32,7 @@ def save_models(one: Architecture, base: Path, directory: Path) -> None:
         if one.kind.reads_images:
             ViTImageProcessorPil(size={"height": IMAGE, "width": IMAGE}).save_pretrained(place)
         else:
-            write_tokenizer(place, type(expert))
+            write_tokenizer(place, bool(getattr(config, "type_vocab_size", 0)))
 
 
 @torch.no_grad()
@@ -45,8 +45,8 @@ def move(model: PreTrainedModel, share: float, seed: int) -> None:
         parameter.add_(noise * share * max(spread, 0.02))
 
 
-def write_tokenizer(directory: Path, cls: type[PreTrainedModel]) -> None:
-    """A tokenizer of words for the inputs that a class takes."""
+def write_tokenizer(directory: Path, has_types: bool) -> None:
+    """A tokenizer of words, which says of each token to which text of a pair it belongs if it has types."""
     vocabulary = {word: index for index, word in enumerate((*SPECIAL, *WORDS))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -55,8 +55,7 @@ def write_tokenizer(directory: Path, cls: type[PreTrainedModel]) -> None:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
     inputs = ["input_ids", "attention_mask"]
-    if "token_type_ids" in cls.forward.__code__.co_varnames:
-        inputs.append("token_type_ids")
+    inputs += ["token_type_ids"] if has_types else []
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -72,11 +71,11 @@ def write_tokenizer(directory: Path, cls: type[PreTrainedModel]) -> None:
 
 
 def examples(kind: ModelKind) -> pd.DataFrame:
-    """Noise with labels or targets, texts of two to seven words."""
+    """Noise with labels or targets, texts of five to ten words."""
     generator = np.random.default_rng(0)
     rows = []
     for number in range(EXAMPLES):
-        words = generator.choice(WORDS, size=2 + number % 6)
+        words = generator.choice(WORDS, size=5 + number % 6)
         label = ("dark", "bright", "grey")[number % 3]
         if kind.reads_images:
             buffer = io.BytesIO()

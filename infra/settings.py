@@ -283,3 +283,8 @@ def _refuse_unknown_variables(settings: type[Settings]) -> None:
             found=", ".join(unknown),
             remedy="Correct the name or unset it.",
         )
+
+
+def families_dir() -> Path:
+    """Where families are, also where no server is set up: SUPERMERGE_FAMILIES_DIR, or as by default."""
+    return Path(os.environ.get(PREFIX + "FAMILIES_DIR") or default_families_dir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from prefect import task
 
@@ -10,13 +11,14 @@ from infra.errors import Corrupt
 from infra.names import check_task
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
-from infra.storage.cache import sha256_tree
-from infra.storage.layout import find_layout, left_aside, tree_digests, wanted_files
+from infra.storage.cache import sha256_file, sha256_tree
+from infra.storage.layout import files_in, find_layout, left_aside, tree_digests, wanted_files
 from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion
 from infra.storage.store import S3Uri, StoredObject
 from merging.errors import InvalidInput
 from merging.experts.expert import open_expert
+from merging.kinds import ModelKind
 from merging.models.folder import MergedFolder
 from merging.preflight.base import check_base
 from tasks.retry import SIDE_EFFECT
@@ -47,6 +49,17 @@ def fetch_base(queue: MergeQueue) -> Base:
     check_base([item.path for item in objects], queue.family.kind, str(uri))
     directory, files = queue.cache.pull(objects)
     return Base(directory, *tree_digests(files))
+
+
+def local_base(directory: Path, kind: ModelKind) -> Base:
+    """A base checkpoint that lies in a folder here.
+
+    Raises:
+        InvalidInput: It is no whole checkpoint.
+    """
+    files = files_in(directory)
+    check_base(files, kind, str(directory))
+    return Base(directory, *tree_digests({path: sha256_file(directory / path) for path in files}))
 
 
 @task(**SIDE_EFFECT)

@@ -17,6 +17,7 @@ from merging.experts.table_names import TABLES
 from merging.experts.tables import image_files
 from merging.kinds import ModelKind
 from merging.preflight.base import check_base
+from tasks.inspection import Told
 from tasks.preflight import open_checked
 from tasks.pull import fetch_base
 
@@ -30,6 +31,7 @@ def register_expert(
     directory: Path,
     examples: Path | None = None,
     report: Report = lambda _: None,
+    told: Told = lambda _: None,
 ) -> ExpertVersion:
     """Checks an expert's folder, uploads it and creates its version.
 
@@ -41,6 +43,7 @@ def register_expert(
         directory: The folder with the checkpoint and, unless it is given apart, the examples table.
         examples: The examples table, where it is not in the folder.
         report: Is told what is being done.
+        told: Is told what each check found.
 
     Raises:
         InvalidInput, IncompatibleExpert: It cannot be merged; nothing was uploaded.
@@ -49,17 +52,16 @@ def register_expert(
     report(f"Fetching the base {queue.family.base}")
     base = fetch_base(queue)
     report("Checking weights, tokenizer and examples")
-    checked = open_checked(
+    open_checked(
         queue.family,
         base,
         task_name,
         directory,
         str(directory),
+        told=told,
         examples=examples,
         prove=queue.engine.prove,
     )
-    for remark in (*checked.remarks, *checked.contract.warnings):
-        report(f"Worth knowing: {remark}")
     files = _expert_files(directory, examples, queue.family.kind)
     digest = sha256_tree({path: sha256_file(file) for path, file in files.items()})
     target = queue.family.root / "experts" / task_name / digest

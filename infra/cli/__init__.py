@@ -11,7 +11,7 @@ import os
 
 import typer
 
-from infra.cli import experts, models, queue, stack
+from infra.cli import checking, experts, models, queue, stack
 from infra.cli.output import FriendlyGroup
 from infra.settings import CLIENT_DEFAULTS
 
@@ -35,6 +35,7 @@ app.command()(stack.down)
 app.command()(queue.demo)
 app.command()(queue.status)
 app.command()(experts.upload_base)
+app.command()(checking.check)
 app.command()(experts.register)
 app.command()(experts.release)
 app.command()(experts.explain)

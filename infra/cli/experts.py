@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from infra.cli.checking import findings_shown
 from infra.cli.output import connect, console, step
 from infra.cli.queue import Family
 from infra.errors import Refused
@@ -48,7 +49,9 @@ def register(
     from infra.queue import MergeQueue
     from tasks.upload import register_expert
 
-    expert = register_expert(MergeQueue.open(family), task, directory, examples, report=step)
+    queue = MergeQueue.open(family)
+    with findings_shown(str(directory)) as told:
+        expert = register_expert(queue, task, directory, examples, report=step, told=told)
     console.print(f"{expert.ref} is {expert.status}. {escape(expert.reason)}")
 
 

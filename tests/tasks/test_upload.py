@@ -17,6 +17,7 @@ from infra.storage.cache import Cache
 from infra.storage.folder import FolderStore
 from merging.errors import InvalidInput
 from merging.kinds import ModelKind
+from tasks.inspection import Finding
 from tasks.preflight import open_checked
 from tasks.pull import pull_expert
 from tasks.upload import _expert_files, register_expert, upload_base
@@ -85,13 +86,15 @@ def test_the_folder_of_trainer_is_taken_without_what_it_saved_on_its_way(
     shutil.copyfile(folder / "config.json", folder / ".ipynb_checkpoints/config.json")
     (folder / "notes (1) #ü.md").write_text("ours")
     shutil.move(folder / "examples.parquet", tmp_path / "table.parquet")
-    told: list[str] = []
+    found: list[Finding] = []
 
-    version = register_expert(queue, "weather", folder, tmp_path / "table.parquet", told.append)
+    version = register_expert(
+        queue, "weather", folder, tmp_path / "table.parquet", told=found.append
+    )
     pulled = pull_expert.fn(queue, version)
 
     remark = "Left aside, since a merge does not read it: checkpoint-10/, training_args.bin."
-    assert f"Worth knowing: {remark}" in told
+    assert remark in found[0].sentences
     assert pulled.remarks == (), "it was not uploaded"
     taken = sorted(p.relative_to(pulled.directory).as_posix() for p in pulled.directory.rglob("*"))
     assert "notes (1) #ü.md" in taken
