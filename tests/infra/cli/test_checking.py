@@ -73,4 +73,4 @@ def test_what_is_no_base_is_said_of_the_base(made, check, tmp_path):
     result = check(made / "food", "--base", str(tmp_path))
 
     assert result.exit_code == 1
-    assert "expected a checkpoint" in result.stderr
+    assert "expected a checkpoint" in " ".join(result.stderr.split())
