@@ -23,7 +23,7 @@ def test_an_audit_of_what_is_well(deployed):
 
 @pytest.mark.family(merge={"granularity": "tensor", "write_dtype": "bfloat16"})
 def test_a_model_written_in_another_dtype_is_built_again_in_that(queue, monkeypatch):
-    monkeypatch.setattr("merging.preflight.rounding.WORTH_SAYING", 0)
+    monkeypatch.setattr("merging.preflight.rounding.WORTH_SAYING", 1e-9)
     queue.land("weather", 90)
     queue.sweep()
     assert "gives the same bytes" in queue.types("audit reviews")
