@@ -60,11 +60,12 @@ def memory(bench: Bench, sizes: list[int]) -> list[Row]:
     """Peak memory of each form by number of experts, and what one more expert takes."""
     rows = []
     peaks = {k: peak_bytes(bench.directory, bench.work, "streamed", k) for k in sizes}
-    slope = (peaks[sizes[-1]] - peaks[sizes[0]]) / (sizes[-1] - sizes[0]) / bench.model_bytes
     for experts, peak in peaks.items():
         rows.append(Row(f"peak memory of streamed steps, K={experts}", f"{peak / 1e6:.0f} MB"))
-    share = f"{100 * slope:.1f} % of model"
-    rows.append(Row("more memory per expert, streamed", share, "< 5 %", slope < 0.05))
+    if more := sizes[-1] - sizes[0]:
+        slope = (peaks[sizes[-1]] - peaks[sizes[0]]) / more / bench.model_bytes
+        share = f"{100 * slope:.1f} % of model"
+        rows.append(Row("more memory per expert, streamed", share, "< 5 %", slope < 0.05))
     few = [k for k in sizes if k <= 8]
     for form in ("autograd", "AdaMerging sum"):
         found = {k: peak_bytes(bench.directory, bench.work, form, k) for k in few}
