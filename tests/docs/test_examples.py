@@ -52,7 +52,7 @@ def merged(models: Path) -> Path:
 
 
 @pytest.fixture
-def registry(tmp_path: Path, merged: Path) -> Iterator[None]:
+def registry(tmp_path: Path, merged: Path, empty_mlflow: Path) -> Iterator[None]:
     """MLflow on SQLite, in which that model is the champion of the family `demo`."""
     from mlflow import MlflowClient
 
@@ -68,6 +68,7 @@ def registry(tmp_path: Path, merged: Path) -> Iterator[None]:
     manifest = {"kind": ModelKind.TEXT_CLASSIFIER, "files": digests}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
+    shutil.copy(empty_mlflow, tmp_path)
     address = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(address)
     client.create_registered_model("demo")

@@ -42,10 +42,10 @@ class Saved:
 class World:
     """What is made once: the base, experts, and queues that stories begin with."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, empty_mlflow: Path) -> None:
         self.root = root
         self.base = write_base(root / "base")
-        self.database = Database(root)
+        self.database = Database(root, empty_mlflow)
         self.inbox = Inbox()
         self._saved: dict[str, Saved] = {}
 
@@ -121,9 +121,9 @@ def _food(queue: Tester) -> None:
 
 
 @pytest.fixture(scope="session")
-def _world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def _world(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[World]:
     torch.set_num_threads(1)  # tiny tensors
-    world = World(tmp_path_factory.mktemp("stories"))
+    world = World(tmp_path_factory.mktemp("stories"), empty_mlflow)
     yield world
     world.inbox.close()
 

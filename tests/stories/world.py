@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -81,20 +80,20 @@ def write_family(directory: Path, webhook: str, **changes: object) -> None:
 class Database:
     """MLflow's database in one file for all stories; each starts with it as it was at first.
 
-    Its migrations run once, and MLflow's client keeps the connection that it has.
+    MLflow's client keeps the connection that it has.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, empty: Path) -> None:
         from mlflow import MlflowClient
 
         event.listen(Engine, "connect", _never_wait_for_the_disk)
-        self._file, self._empty = folder / "mlflow.db", folder / "empty.db"
+        self._file, self._empty = folder / "mlflow.db", empty
+        self.restore()
         self.uri = f"sqlite:///{self._file}"
         with contextlib.chdir(folder):  # MLflow puts the artifacts of runs where it is started
             client = MlflowClient(self.uri)
             client.search_experiments()
             client.search_registered_models()
-        shutil.copyfile(self._file, self._empty)
 
     def restore(self, saved: Path | None = None) -> None:
         """Makes it what was saved, or what it was at first."""

@@ -6,6 +6,7 @@ Once through MLflow's own client and once through the light one, which asks MLfl
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +28,11 @@ SOURCE = S3Uri("bucket", "demo/experts/food")
 
 
 @pytest.fixture(scope="module", params=["MLflow's client", "over REST"])
-def client(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowClient]:
+def client(
+    request, tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path
+) -> Iterator[MlflowClient]:
     folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(empty_mlflow, folder)
     database = f"sqlite:///{folder / 'mlflow.db'}"
     with contextlib.chdir(folder):  # MLflow keeps artifacts where it is first used.
         client = MlflowClient(database)
