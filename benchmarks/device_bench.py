@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from benchmarks.synthetic import KIND, Bench
-from merging.experts.adapters import LowRank, Scaling
 from merging.experts.checkpoint import Checkpoint
+from merging.experts.forms import LowRank, Scaling
 from merging.experts.heads import Head
 from merging.learning.merge import Merge
 from merging.learning.objectives import objective_loss

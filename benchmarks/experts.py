@@ -20,6 +20,7 @@ import torch
 from infra.demo.backbones import build_base, build_image_base
 from infra.demo.tasks import TASKS
 from infra.demo.train import Recipe, train_expert
+from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import open_expert
 from merging.kinds import ModelKind
 from merging.models.evaluate import evaluate
@@ -75,7 +76,8 @@ def given_bench(kind: ModelKind, base: Path, experts: Sequence[str]) -> Bench:
         experts: `task=directory` of each, in the order in which they arrive.
     """
     pairs = [expert.partition("=") for expert in experts]
-    opened = [open_expert(task, Path(directory), kind) for task, _, directory in pairs]
+    checkpoint = Checkpoint.open(base)
+    opened = [open_expert(t, Path(folder), kind, base=checkpoint) for t, _, folder in pairs]
     return Bench(0, ExpertSet.open(base, opened, kind))
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from merging.experts.checkpoint import Checkpoint
+from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.examples import Examples, Split
 from merging.experts.expert import Expert, ExpertFiles
 from merging.experts.heads import Head
@@ -24,7 +24,6 @@ from merging.learning.stream import StreamedMerge
 from merging.learning.taskmodels import TaskModels
 from merging.learning.weights import TensorWeights
 from merging.safefile import save_tensors
-from merging.vectors.deltas import backbone_names
 from merging.vectors.mapped import TaskVectors, build_vectors
 
 KIND = ModelKind.TEXT_CLASSIFIER

@@ -36,7 +36,7 @@ def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
     newest = find_deployed(queue)
     if newest is None:
         return None
-    deployed = pull_champion(queue, newest)
+    deployed = pull_champion(queue, base, newest)
     if deployed.manifest.base_digest not in (base.digest, base.digest_before):
         raise Corrupt(
             where=queue.family.base,

@@ -57,7 +57,7 @@ def audit(family: str) -> tuple[str, ...]:
         try:
             check_health(queue, newest.model)
             base = pull_base(queue)
-            deployed = pull_champion(queue, newest)
+            deployed = pull_champion(queue, base, newest)
             findings += check_rebuild(base, deployed)
             findings += check_scores(queue, deployed)
         except MergeQueueError as error:

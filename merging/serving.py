@@ -112,24 +112,15 @@ def assemble(
     Raises:
         TaskError: A tensor that the model needs is missing or has another shape.
     """
-    cls, parsed = model_class(config, kind)
-    with _quiet_transformers():
-        model, info = cls.from_pretrained(
-            None,
-            config=parsed,
-            state_dict=dict(tensors),
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-        if model.can_generate():
-            model.generation_config = greedy_settings(config, generation)
-    wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    model, wrong = load_model(config, kind, tensors)
     if wrong:
         raise TaskError(
             f"{type(model).__name__}: expected every tensor of the model in its shape, found "
-            f"{', '.join(wrong)} missing or misshapen. Save base, expert and head from one model."
+            f"{', '.join(wrong.values())} missing or misshapen. Save base, expert and head from one model."
         )
+    if model.can_generate():
+        with _quiet_transformers():
+            model.generation_config = greedy_settings(config, generation)
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and hasattr(module, "set_attention_type"):
             # BigBird goes over to full attention at its first short text, and would stay with it.
@@ -140,6 +131,27 @@ def assemble(
         # no token has says the same of a batch.
         read.pad_token_id = -1
     return model
+
+
+def load_model(
+    config: Mapping[str, Any], kind: str, tensors: Mapping[str, Tensor]
+) -> tuple[Any, dict[str, str]]:
+    """A task model as `assemble` gives it, and which of its tensors are missing or misshapen.
+
+    They are by name what messages call them, and hold what transformers starts them from.
+    """
+    cls, parsed = model_class(config, kind)
+    with _quiet_transformers():
+        model, info = cls.from_pretrained(
+            None,
+            config=parsed,
+            state_dict=dict(tensors),
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    wrong = {key: key for key in sorted(info["missing_keys"])}
+    return model, wrong | {key[0]: str(key) for key in sorted(info["mismatched_keys"], key=str)}
 
 
 def _use_own_attention(module: Any, _: Any) -> None:

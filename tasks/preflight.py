@@ -107,7 +107,7 @@ def open_checked(
     with inspection.look("files") as aside:
         aside += left_aside(paths_in(directory), str(directory))
         checkpoint, table = find_layout_on_disk(directory, examples)
-        files = ExpertFiles(checkpoint)
+        files = ExpertFiles(checkpoint, base.checkpoint)
         _ = files.config, files.adapter if files.is_adapter else files.checkpoint
     inspection.stop_if_refused()
 
@@ -144,11 +144,12 @@ def _check_table(
     labels = read_head(task_name, files, family.kind).labels
     contract = check_examples(read_table(table), family.kind, labels, family.gate, task=task_name)
     if not contract.passed:
+        found = " ".join(contract.sentences)
         raise InvalidInput(
             where=f"examples of {who}",
             expected="a table that keeps the data contract",
-            found=" ".join(contract.sentences),
-            remedy="Correct the table and register the expert again.",
+            found=found,
+            remedy=f"Correct the table and register the expert again.{files.label_hint(found)}",
         )
     return contract
 

@@ -82,7 +82,7 @@ def pull_expert(queue: MergeQueue, version: ExpertVersion) -> Pulled:
 
 
 @task(**SIDE_EFFECT)
-def pull_champion(queue: MergeQueue, promotion: Promotion) -> Deployed:
+def pull_champion(queue: MergeQueue, base: Base, promotion: Promotion) -> Deployed:
     """Pulls the deployed model and every expert that it was made of.
 
     Raises:
@@ -91,11 +91,11 @@ def pull_champion(queue: MergeQueue, promotion: Promotion) -> Deployed:
     location = S3Uri.parse(promotion.location)
     manifest = Manifest.read(queue.store, location, promotion.manifest_sha256)
     directory, _ = queue.cache.pull(queue.store.list(location), manifest.files)
-    members = tuple(_pull_member(queue, record) for record in manifest.experts)
+    members = tuple(_pull_member(queue, base, record) for record in manifest.experts)
     return Deployed(promotion, manifest, MergedFolder(directory), members)
 
 
-def _pull_member(queue: MergeQueue, record: MergedExpert) -> Member:
+def _pull_member(queue: MergeQueue, base: Base, record: MergedExpert) -> Member:
     source = S3Uri.parse(record.source)
     directory, files = queue.cache.pull(_wanted(queue.store.list(source), source))
     if record.digest not in tree_digests(files):
@@ -113,6 +113,7 @@ def _pull_member(queue: MergeQueue, record: MergedExpert) -> Member:
             record.task,
             directory / layout.checkpoint,
             queue.family.kind,
+            base=base.checkpoint,
             examples=directory / layout.examples,
         ),
     )

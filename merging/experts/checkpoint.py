@@ -21,6 +21,7 @@ from merging.errors import InvalidInput
 from merging.experts.buffers import constants
 from merging.experts.configuration import backbone_prefix, parsed_config, read_config
 from merging.experts.weightfiles import WeightFiles, find_weights
+from merging.kinds import ModelKind
 from merging.safefile import DTYPES, open_tensors
 
 # What holds a whole model puts its name before all of the model's: DataParallel and torch.compile.
@@ -129,6 +130,13 @@ def wrapper_of(keys: Collection[str]) -> str:
     ):
         found += more[0]
     return found
+
+
+def backbone_names(checkpoint: Checkpoint, kind: ModelKind) -> list[str]:
+    """The tensors that are merged for a kind of model; generators have no head of their own."""
+    if not kind.has_head:
+        return list(checkpoint.tensors)
+    return [name for name in checkpoint.tensors if name not in checkpoint.head]
 
 
 def digest_directory(directory: Path) -> str:

@@ -6,20 +6,24 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig
 
 from merging.errors import InvalidInput
-from merging.experts.adapters import AdapterFiles, is_adapter, is_factor
+from merging.experts.adapters import AdapterFiles, is_adapter, resized
 from merging.experts.checkpoint import Checkpoint, digest_directory
-from merging.experts.configuration import backbone_prefix, parsed_config, read_config
+from merging.experts.configuration import parsed_config, read_config
 from merging.experts.examples import Split, split_examples
 from merging.experts.heads import Head
 from merging.experts.table_names import TABLES
 from merging.experts.tables import read_table
+from merging.experts.unnamed import with_labels
 from merging.kinds import ModelKind
 from merging.serving import read_generation
+
+if TYPE_CHECKING:
+    from merging.experts.adapted import Adapted
 
 SINGLE_LABEL = "single_label_classification"
 
@@ -30,21 +34,57 @@ class ExpertFiles:
     What is not as it has to be raises `InvalidInput` then.
 
     Attributes:
-        directory: With a Hugging Face checkpoint, or a PEFT adapter beside its model's config.json.
+        directory: With a Hugging Face checkpoint or a PEFT adapter.
+        base: The checkpoint that it was fine-tuned from, without which an adapter is no model.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, base: Checkpoint | None = None) -> None:
         self.directory = Path(directory)
+        self._base = base
+        self._adapted: dict[ModelKind, Adapted] = {}
 
     @property
     def is_adapter(self) -> bool:
         """Whether it is a PEFT adapter and not a full checkpoint."""
         return is_adapter(self.directory)
 
+    @property
+    def base(self) -> Checkpoint:
+        """The base of an adapter."""
+        if self._base is None:
+            raise InvalidInput(
+                where=str(self.directory),
+                expected="the base that the adapter belongs to",
+                found="none",
+                remedy="Open it with its base: ExpertFiles(folder, Checkpoint.open(base)).",
+            )
+        return self._base
+
+    @property
+    def has_config(self) -> bool:
+        """Whether the task model's own configuration is there; adapters are saved without."""
+        return not self.is_adapter or (self.directory / "config.json").exists()
+
+    def label_hint(self, complaint: str) -> str:
+        """What to do besides, where a complaint about labels comes from names that nobody gave."""
+        if self.has_config or "LABEL_0" not in complaint:
+            return ""
+        return (
+            " The adapter does not say what its labels are called: put its model's configuration "
+            "beside it with `model.config.save_pretrained(folder)`, or have indices in the table."
+        )
+
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The task model's configuration."""
-        return read_config(self.directory)
+        """The task model's configuration; an adapter that has none has its base's."""
+        if not self.has_config:
+            return self.base.config
+        config = read_config(self.directory)
+        if self.is_adapter:
+            ours, theirs = (c.get("vocab_size") for c in (self.base.config, config))
+            if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
+                raise resized(self.directory, ours, theirs)
+        return config
 
     @cached_property
     def parsed(self) -> PretrainedConfig:
@@ -60,6 +100,20 @@ class ExpertFiles:
     def adapter(self) -> AdapterFiles:
         """The adapter; a full checkpoint has none."""
         return AdapterFiles.open(self.directory)
+
+    def adapted(self, kind: ModelKind) -> Adapted:
+        """The adapter on its base."""
+        if kind not in self._adapted:
+            from merging.experts.adapted import put_on  # PEFT takes seconds to import
+
+            self._adapted[kind] = put_on(self.adapter, self.base, self.task_config(kind), kind)
+        return self._adapted[kind]
+
+    def task_config(self, kind: ModelKind) -> dict[str, Any]:
+        """The configuration with labels; LABEL_0 and so on where nobody named them."""
+        if self.has_config or not kind.has_head:
+            return self.config
+        return with_labels(self.config, self.adapter.tensors, kind)
 
 
 @dataclass(frozen=True)
@@ -95,7 +149,12 @@ class Expert:
 
 
 def open_expert(
-    task: str, model: Path | ExpertFiles, kind: ModelKind, *, examples: Path | None = None
+    task: str,
+    model: Path | ExpertFiles,
+    kind: ModelKind,
+    *,
+    base: Checkpoint | None = None,
+    examples: Path | None = None,
 ) -> Expert:
     """Reads head and examples of an expert; the weights stay in their files.
 
@@ -103,12 +162,13 @@ def open_expert(
         task: The ML task's name.
         model: Folder of a Hugging Face checkpoint or PEFT adapter, or what was opened of it already.
         kind: The kind of model.
+        base: The base of a folder that may hold an adapter.
         examples: The examples table, where it does not lie in the folder.
 
     Raises:
         InvalidInput: Unreadable files, a malformed table, or a classifier that cannot be used.
     """
-    files = model if isinstance(model, ExpertFiles) else ExpertFiles(model)
+    files = model if isinstance(model, ExpertFiles) else ExpertFiles(model, base)
     directory = files.directory
     head = read_head(task, files, kind)
     table = examples or next((directory / t for t in TABLES if (directory / t).exists()), None)
@@ -119,7 +179,13 @@ def open_expert(
             found="none",
             remedy="Put one beside the weights.",
         )
-    split = split_examples(read_table(table), kind, head.labels)
+    try:
+        split = split_examples(read_table(table), kind, head.labels)
+    except InvalidInput as error:
+        remedy = error.remedy + files.label_hint(str(error))
+        raise InvalidInput(
+            where=error.where, expected=error.expected, found=error.found, remedy=remedy
+        ) from error
     sides = f"{split.calibration.digest}{split.gate.digest}"
     fingerprint = hashlib.sha256(f"{digest_directory(directory)}{sides}".encode()).hexdigest()
     return Expert(task, files, head, split, fingerprint)
@@ -129,20 +195,15 @@ def read_head(task: str, files: ExpertFiles, kind: ModelKind) -> Head:
     """The head of an expert.
 
     Raises:
-        InvalidInput: Unreadable files, no config.json (an adapter needs its model's beside it), or a
-            classifier without label names, or one that does not give just one of them.
+        InvalidInput: Unreadable files, an adapter that does not go on its base, or a classifier
+            without label names, or one that does not give just one of them.
     """
-    directory, config = files.directory, files.config
+    directory, config = files.directory, files.task_config(kind)
     if not kind.has_head:  # BART's configuration, for one, has label names all the same
         unlabelled = {k: v for k, v in config.items() if k not in ("id2label", "label2id")}
         return Head(task, unlabelled, generation=read_generation(directory))
     if files.is_adapter:
-        prefix = backbone_prefix(directory, files.parsed)
-        tensors = {
-            key: tensor
-            for key, tensor in sorted(files.adapter.tensors.items())
-            if not key.startswith(prefix) and not is_factor(key)
-        }
+        tensors = files.adapted(kind).head
     else:
         tensors = {name: files.checkpoint.read(name) for name in sorted(files.checkpoint.head)}
     # transformers has default names for labels, and does not write those of two.

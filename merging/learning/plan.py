@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from merging.errors import NotEnoughMemory
+from merging.experts.checkpoint import backbone_names
 from merging.kinds import ModelKind
 from merging.learning.grouping import chunks
 from merging.settings import MergeSettings
-from merging.vectors.deltas import backbone_names
 from merging.vectors.expert_set import ExpertSet
 from merging.vectors.mapped import DTYPES, TILE_BYTES
 from merging.vectors.rounding import written_specs

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from merging.experts.checkpoint import Checkpoint
+from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.heads import Head
 from merging.kinds import ModelKind
 from merging.learning.lookups import WatchedEmbedding, watch
 from merging.serving import assemble
-from merging.vectors.deltas import backbone_names
 
 
 class TaskModels:

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 from transformers import MODEL_MAPPING, PretrainedConfig
 
-from merging.experts.checkpoint import Checkpoint
+from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.expert import ExpertFiles
 from merging.experts.heads import LABELS, VOLATILE
 from merging.kinds import ModelKind
 from merging.preflight.mismatch import Mismatch
 from merging.preflight.quiet import quietly
 from merging.serving import model_class
-from merging.vectors.deltas import backbone_names
 
 # What these say is the head's, or is nothing about the model.
 OWN = frozenset({*LABELS, *VOLATILE, "problem_type", "architectures", "quantization_config"})

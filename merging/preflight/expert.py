@@ -9,14 +9,14 @@ from typing import Any
 from transformers import MODEL_MAPPING
 
 from merging.errors import InvalidInput
-from merging.experts.checkpoint import Checkpoint
+from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.expert import ExpertFiles, read_head
 from merging.kinds import ModelKind
 from merging.preflight.configurations import compare_configurations
 from merging.preflight.mismatch import Mismatch
 from merging.preflight.values import check_values
 from merging.serving import TaskError, model_class
-from merging.vectors.deltas import backbone_names, source_of
+from merging.vectors.deltas import source_of
 from merging.vectors.layout import Layout
 
 DEQUANTIZE = (
@@ -46,7 +46,7 @@ def check_expert(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> tuple
         if not found:
             found += check_task_model(base, files, kind)
     except InvalidInput as error:
-        return (Mismatch(Path(error.where).name, error.expected, error.found),)
+        return (Mismatch(Path(error.where).name, error.expected, error.found, error.remedy),)
     return tuple(found)
 
 
@@ -101,13 +101,12 @@ def check_task_model(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> I
     try:
         layout = Layout.of(base if files.is_adapter else files.checkpoint, head, kind)
     except TaskError as error:
-        hint = " PEFT leaves out what modules_to_save does not name." if files.is_adapter else ""
-        yield Mismatch("model", "a whole task model", f"{error}{hint}")
+        yield Mismatch("model", "a whole task model", str(error))
         return
     if not files.is_adapter:
         unused = [n for n in files.checkpoint.newcomers(base) if n not in layout.whole]
         yield from (_absent(name, files.checkpoint) for name in unused)
-    source = source_of(base, files, head, layout.parameters)
+    source = source_of(base, files, kind)
     yield from check_values(base, source, head, layout, kind)
 
 

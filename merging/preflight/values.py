@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from merging.experts.checkpoint import Checkpoint
+from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.heads import Head
 from merging.kinds import ModelKind
 from merging.preflight.mismatch import Mismatch
-from merging.vectors.deltas import Source, backbone_names, dense_delta
+from merging.vectors.deltas import Source, dense_delta
 from merging.vectors.layout import Layout
 
 # A task vector longer than so many times its base, ‖τ‖ / ‖θp‖ over all tensors, is no fine-tuning.

@@ -9,10 +9,10 @@ from typing import Self
 
 from torch import Tensor
 
-from merging.experts.checkpoint import Checkpoint
+from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.expert import ExpertFiles
 from merging.kinds import ModelKind
-from merging.vectors.deltas import Source, backbone_names, dense_delta
+from merging.vectors.deltas import Source, dense_delta
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from merging.experts.adapters import Adapter, LowRank, Scaling
 from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import ExpertFiles
-from merging.experts.heads import Head
+from merging.experts.forms import LowRank, Scaling
 from merging.kinds import ModelKind
+
+if TYPE_CHECKING:
+    from merging.experts.adapted import Change
 
 CACHED = 1 << 18  # Numbers that are worked on at a time: 1 MB of fp32 stays in the cache.
 
@@ -43,6 +45,19 @@ class FullSource:
 
 
 @dataclass(frozen=True)
+class AdapterSource:
+    """An adapter: τ in factors, and as a tensor where it brought one whole."""
+
+    base: Checkpoint
+    changes: Mapping[str, Change]
+
+    def delta(self, name: str) -> Delta:
+        """See `Source`; None for a tensor that the adapter leaves alone."""
+        change = self.changes.get(name)
+        return None if change is None else change.delta(self.base.read(name))
+
+
+@dataclass(frozen=True)
 class CombinedSource:
     """A merge of experts, itself merged further: τ = Σ c(i) τ(i).
 
@@ -63,25 +78,19 @@ class CombinedSource:
         return torch.cat(list(blocks)).view(zero.shape)
 
 
-def source_of(
-    base: Checkpoint,
-    files: ExpertFiles,
-    head: Head,
-    parameters: Mapping[str, Sequence[str]],
-) -> Source:
+def source_of(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> Source:
     """The task vector of an expert, full or adapter.
 
     Args:
         base: The base checkpoint.
         files: The expert's model.
-        head: Its head.
-        parameters: Names in the task model of each tensor of the base, by which adapters go.
+        kind: The kind of model.
 
     Raises:
         InvalidInput: A kind of adapter, or a tensor in it, that has no place in the base.
     """
     if files.is_adapter:
-        return Adapter.bind(files.adapter, base, parameters, head.tensors)
+        return AdapterSource(base, files.adapted(kind).changes)
     return FullSource(base, files.checkpoint)
 
 
@@ -142,10 +151,3 @@ def stacked_deltas(base: Checkpoint, sources: Sequence[Source], name: str) -> Te
     zero = torch.zeros(base.tensors[name].shape)
     deltas = [dense_delta(source.delta(name), base, name) for source in sources]
     return torch.stack([zero if delta is None else delta for delta in deltas])
-
-
-def backbone_names(checkpoint: Checkpoint, kind: ModelKind) -> list[str]:
-    """The tensors that are merged for a kind of model; generators have no head of their own."""
-    if not kind.has_head:
-        return list(checkpoint.tensors)
-    return [name for name in checkpoint.tensors if name not in checkpoint.head]

@@ -81,7 +81,7 @@ class ExpertSet:
     @cached_property
     def sources(self) -> tuple[Source, ...]:
         """The task vectors as the experts bring them, in the experts' order."""
-        return tuple(self._source(index) for index in range(len(self.experts)))
+        return tuple(source_of(self.base, expert.files, self.kind) for expert in self.experts)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -97,12 +97,6 @@ class ExpertSet:
             for name in self.base.tensors
             if name in common and any(_changes(source, name) for source in self.sources)
         )
-
-    def _source(self, index: int) -> Source:
-        expert = self.experts[index]
-        # Only an adapter goes by what a tensor is called in the model, which takes a while to find.
-        parameters = self.layouts[index].parameters if expert.files.is_adapter else {}
-        return source_of(self.base, expert.files, expert.head, parameters)
 
     def stacks(self) -> Iterator[tuple[str, Tensor]]:
         """Name and task vectors of each tensor to merge, fp32 [experts, *shape]."""

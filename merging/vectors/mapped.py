@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merging.experts.adapters import LowRank, Scaling
 from merging.experts.checkpoint import Checkpoint
+from merging.experts.forms import LowRank, Scaling
 from merging.safefile import Spec, read_header, write_tensors
 from merging.settings import Storage
 from merging.vectors.deltas import FullSource, Source

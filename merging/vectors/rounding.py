@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from merging.errors import NonFinite
-from merging.experts.checkpoint import Checkpoint
+from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.kinds import ModelKind
 from merging.safefile import Spec
 from merging.settings import WriteDtype
-from merging.vectors.deltas import backbone_names
 
 
 def written_specs(

@@ -41,7 +41,7 @@ from transformers import (
     ViTModel,
 )
 
-from merging.experts.checkpoint import Checkpoint
+from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.expert import ExpertFiles, open_expert, read_head
 from merging.experts.heads import Head
 from merging.gate.artifact import check_weights
@@ -55,7 +55,6 @@ from merging.preflight.proof import prove
 from merging.serving import AUTO_CLASSES, model_class
 from merging.settings import MergeSettings
 from merging.vectors.backbone import Backbone
-from merging.vectors.deltas import backbone_names
 from merging.vectors.expert_set import ExpertSet
 from tests.merging.tiny import (
     WORDS,

@@ -26,11 +26,10 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from merging.experts.checkpoint import Checkpoint
+from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.expert import ExpertFiles, read_head
 from merging.kinds import ModelKind
 from merging.serving import assemble
-from merging.vectors.deltas import backbone_names
 from merging.vectors.layout import Layout
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

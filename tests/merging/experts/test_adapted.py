@@ -1,0 +1,237 @@
+"""An adapter alone answers as PEFT does, or is refused in words that help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import IA3Config, LoraConfig, PeftModel, VeraConfig, get_peft_model
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    ResNetConfig,
+    RobertaConfig,
+    ViTConfig,
+)
+
+from merging.errors import InvalidInput
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.expert import ExpertFiles, read_head
+from merging.kinds import ModelKind
+from merging.serving import assemble
+from merging.vectors.backbone import Backbone
+from merging.vectors.deltas import source_of
+
+TEXT, IMAGE, WRITER = ModelKind.TEXT_CLASSIFIER, ModelKind.IMAGE_CLASSIFIER, ModelKind.GENERATOR
+VOCABULARY = 40
+HEADS = {TEXT: "SequenceClassification", IMAGE: "ImageClassification", WRITER: "CausalLM"}
+TEXT_IDS = {"input_ids": torch.tensor([[2, 5, 9, 14, 20, 33], [2, 7, 7, 30, 11, 3]])}
+PIXELS = {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)}
+TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "vocab_size": VOCABULARY}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+
+
+def llama(*, tied: bool = False) -> PretrainedConfig:
+    return LlamaConfig(**TOKENS, **SMALL, num_key_value_heads=1, tie_word_embeddings=tied)
+
+
+def gpt2(*, tied: bool = True) -> PretrainedConfig:
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    return GPT2Config(**TOKENS, **sizes, tie_word_embeddings=tied)
+
+
+def bert() -> PretrainedConfig:
+    return BertConfig(**TOKENS, **SMALL)
+
+
+def roberta() -> PretrainedConfig:
+    return RobertaConfig(**TOKENS, **SMALL)
+
+
+def vit() -> PretrainedConfig:
+    sizes = {k: v for k, v in SMALL.items() if k != "max_position_embeddings"}
+    return ViTConfig(**sizes, image_size=16, patch_size=4)
+
+
+def resnet() -> PretrainedConfig:
+    return ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: ModelKind
+    config: Callable[[], PretrainedConfig]
+    adapter: Callable[[], Any]
+    inputs: Mapping[str, Tensor] = field(default_factory=lambda: TEXT_IDS)
+
+
+def lora(*targets: str, **settings: Any) -> Callable[[], LoraConfig]:
+    return lambda: LoraConfig(**{"r": 3, "lora_alpha": 7, "target_modules": [*targets], **settings})
+
+
+def ia3(*targets: str, **settings: Any) -> Callable[[], IA3Config]:
+    return lambda: IA3Config(
+        **{"target_modules": [*targets], "feedforward_modules": [], **settings}
+    )
+
+
+def of_llama(adapter: Callable[[], Any], *, tied: bool = False) -> Case:
+    return Case(WRITER, lambda: llama(tied=tied), adapter)
+
+
+CLASSIFIES = {"task_type": "SEQ_CLS"}
+SEES = {"modules_to_save": ["classifier"]}
+EXACT = {
+    "embedding": of_llama(lora("q_proj", "embed_tokens")),
+    "embedding and output": of_llama(lora("q_proj", "embed_tokens", "lm_head")),
+    "embedding saved whole": of_llama(lora("q_proj", modules_to_save=["embed_tokens"])),
+    "embedding and output saved whole": of_llama(
+        lora("q_proj", modules_to_save=["embed_tokens", "lm_head"])
+    ),
+    "output of an untied model": of_llama(lora("lm_head", task_type="CAUSAL_LM")),
+    "tied, changed together": of_llama(
+        lora("q_proj", "embed_tokens", ensure_weight_tying=True), tied=True
+    ),
+    "tied, saved whole together": of_llama(
+        lora("q_proj", modules_to_save=["embed_tokens"], ensure_weight_tying=True), tied=True
+    ),
+    "tokens": of_llama(lora("q_proj", trainable_token_indices=[4, 7, 39])),
+    "tokens, tied": of_llama(lora("q_proj", trainable_token_indices=[4, 7, 39]), tied=True),
+    "every linear layer": of_llama(lambda: LoraConfig(target_modules="all-linear", r=2)),
+    "a pattern": of_llama(lambda: LoraConfig(target_modules=r".*\.1\..*(q|v)_proj", r=2)),
+    "patterns of ranks": of_llama(
+        lora("q_proj", "v_proj", rank_pattern={"q_proj": 5}, alpha_pattern={"layers.1": 3})
+    ),
+    "rank-stabilised": of_llama(lora("q_proj", use_rslora=True)),
+    "some layers": of_llama(lora("q_proj", layers_to_transform=[1])),
+    "excluded": of_llama(lora("q_proj", "v_proj", exclude_modules=["layers.0.self_attn.q_proj"])),
+    "a parameter": of_llama(lora(target_parameters=["q_proj.weight"])),
+    "Conv1D and Linear": Case(
+        WRITER, lambda: gpt2(tied=False), lora("c_attn", "c_proj", "lm_head", "wte")
+    ),
+    "Conv1D of a classifier": Case(TEXT, gpt2, lora("c_attn", "c_fc", **CLASSIFIES)),
+    "Conv1D, scaled": Case(
+        WRITER, gpt2, ia3("c_attn", "mlp.c_proj", feedforward_modules=["mlp.c_proj"])
+    ),
+    "a classifier": Case(TEXT, bert, lora("query", "word_embeddings", **CLASSIFIES)),
+    "all biases": Case(TEXT, bert, lora("query", bias="all", **CLASSIFIES)),
+    "biases of its layers": Case(TEXT, bert, lora("query", bias="lora_only", **CLASSIFIES)),
+    "biases in the factors": Case(TEXT, bert, lora("query", lora_bias=True, **CLASSIFIES)),
+    "pooler saved whole": Case(TEXT, bert, lora("query", modules_to_save=["pooler", "classifier"])),
+    "factors in the head": Case(TEXT, roberta, lora("query", "dense", **CLASSIFIES)),
+    "scaled": Case(
+        TEXT,
+        bert,
+        ia3("key", "value", "output.dense", feedforward_modules=["output.dense"], **CLASSIFIES),
+    ),
+    "an image classifier": Case(IMAGE, vit, lora("query", "projection", **SEES), PIXELS),
+    "convolutions": Case(IMAGE, resnet, lora("convolution", **SEES), PIXELS),
+    "convolutions, scaled": Case(IMAGE, resnet, ia3("convolution", **SEES), PIXELS),
+    "inputs of convolutions, scaled": Case(
+        IMAGE, resnet, ia3("convolution", feedforward_modules=["convolution"], **SEES), PIXELS
+    ),
+}
+
+
+def model_class(case: Case) -> Any:
+    name = type(case.config()).__name__.removesuffix("Config")
+    suffix = "LMHeadModel" if name == "GPT2" and case.kind is WRITER else "For" + HEADS[case.kind]
+    return getattr(transformers, name + suffix)
+
+
+def labels(case: Case) -> dict[str, Any]:
+    return {"num_labels": 4} if case.kind.has_head else {}
+
+
+def write(case: Case, directory: Path, **saving: Any) -> tuple[Path, Path]:
+    """A base and a trained adapter of it, as their libraries save them."""
+    base, folder = directory / "base", directory / "adapter"
+    torch.manual_seed(0)
+    cls = model_class(case)
+    whole = cls(case.config()).eval()
+    (whole.base_model if case.kind.has_head else whole).save_pretrained(base)
+    config = case.adapter()
+    adapted = get_peft_model(cls.from_pretrained(base, **labels(case)), config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    adapted.save_pretrained(folder, **saving)
+    return base, folder
+
+
+@torch.no_grad()
+def peft_logits(case: Case, base: Path, folder: Path) -> Tensor:
+    model = model_class(case).from_pretrained(base, **labels(case))
+    return PeftModel.from_pretrained(model, folder).eval()(**case.inputs).logits
+
+
+@torch.no_grad()
+def our_logits(case: Case, base: Path, folder: Path) -> Tensor:
+    checkpoint = Checkpoint.open(base)
+    files = ExpertFiles(folder, checkpoint)
+    head = read_head("task", files, case.kind)
+    source = source_of(checkpoint, files, case.kind)
+    backbone = Backbone.of_expert(checkpoint, files, source, case.kind)
+    model = assemble(head.config, case.kind, {**backbone.tensors, **head.tensors})
+    return model(**case.inputs).logits
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_adapter_as_peft_saves_it_answers_as_peft_does(name: str, tmp_path: Path) -> None:
+    case = EXACT[name]
+    base, folder = write(case, tmp_path)
+    wanted = peft_logits(case, base, folder)
+    torch.testing.assert_close(our_logits(case, base, folder), wanted, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        alone = model_class(case).from_pretrained(base, **labels(case)).eval()(**case.inputs).logits
+    assert (wanted - alone).abs().max() > 1e-3
+
+
+REFUSED = {
+    "output of a tied model": (of_llama(lora("q_proj", "lm_head"), tied=True), "tied weights"),
+    "embedding of a tied model": (of_llama(lora("embed_tokens"), tied=True), "tied weights"),
+    "both of a tied model": (of_llama(lora("embed_tokens", "lm_head"), tied=True), "tied weights"),
+    "embedding of a tied model, saved whole": (
+        of_llama(lora("q_proj", modules_to_save=["embed_tokens"]), tied=True),
+        "ensure_weight_tying",
+    ),
+    "DoRA": (of_llama(lora("q_proj", use_dora=True)), "use_dora=True"),
+    "layers twice": (of_llama(lora("q_proj", layer_replication=[(0, 2), (1, 2)])), "replication"),
+    "activated": (
+        of_llama(lora("q_proj", alora_invocation_tokens=[5], task_type="CAUSAL_LM")),
+        "alora_invocation_tokens=[5]",
+    ),
+    "PiSSA": (of_llama(lora("q_proj", init_lora_weights="pissa")), "init_lora_weights=pissa"),
+    "another method": (
+        of_llama(lambda: VeraConfig(target_modules=["q_proj"], r=2)),
+        "peft_type=VERA",
+    ),
+    "no head": (Case(TEXT, bert, lora("query")), "none for classifier.weight"),
+    "another task": (Case(TEXT, bert, lora("query", task_type="TOKEN_CLS")), "task_type TOKEN_CLS"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_change_of_the_bases_tensors_is_refused(name: str, tmp_path: Path) -> None:
+    case, words = REFUSED[name]
+    base, folder = write(case, tmp_path)
+    with pytest.raises(InvalidInput) as refusal:
+        our_logits(case, base, folder)
+    assert words in str(refusal.value)
+    assert "ine-tune it again" not in str(refusal.value)
