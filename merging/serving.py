@@ -249,7 +249,7 @@ def read_processor(directory: Path, kind: str) -> Any:
         what = "an image processor" if reads_images else "a tokenizer"
         raise TaskError(
             f"{directory}: expected {what} that transformers can read, found {type(error).__name__}: "
-            f"{str(error)[:300]}. Save it with save_pretrained, beside the model."
+            f"{' '.join(str(error).split())[:300]}. Save it with save_pretrained, beside the model."
         ) from error
 
 
@@ -333,7 +333,7 @@ class Encoder:
         if self.writes_text:  # as transformers' own pipeline leaves them out
             self._takes.discard("token_type_ids")
         words = _word_table(model)
-        self._words = getattr(config, "vocab_size", 0) if words is None else len(words)
+        self._words = 0 if words is None else len(words)  # 0 where any number may be looked up
         self._check_vocabulary(directory)
         if model.config.is_encoder_decoder and not self.writes_text:
             self._ends = _several(config.eos_token_id)
@@ -354,7 +354,7 @@ class Encoder:
 
     def _check_vocabulary(self, directory: Path) -> None:
         """A tokenizer that transformers made up, since files of it are missing, is refused."""
-        known = len(self.processor) - len(set(self.processor.all_special_tokens))
+        known = self.processor.vocab_size - len(set(self.processor.all_special_tokens))
         if known <= self._words // 10:
             raise TaskError(
                 f"{directory}: expected a tokenizer with about as many tokens as the model knows "
@@ -396,7 +396,8 @@ class Encoder:
                 steps = places[:length].diff()
                 if len(steps) == length - 1 > 1 and bool((steps == 1).all()):
                     found[length] = len(table) - int(places[0])
-        return found.get(lengths[0], stated), found.get(lengths[-1], stated)
+        room = [min(filter(None, (found.get(n), stated)), default=None) for n in lengths]
+        return room[0], room[-1]
 
     def encode(self, inputs: Sequence[Any]) -> list[Row]:
         """Token ids or pixel values of each input, as if it were alone.

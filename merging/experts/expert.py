@@ -15,12 +15,11 @@ from merging.experts.adapters import AdapterFiles, is_adapter, resized
 from merging.experts.checkpoint import Checkpoint, digest_directory
 from merging.experts.configuration import parsed_config, read_config
 from merging.experts.examples import Split, split_examples
-from merging.experts.heads import Head
+from merging.experts.heads import Head, read_generation
 from merging.experts.table_names import TABLES
 from merging.experts.tables import read_table
 from merging.experts.unnamed import with_labels
 from merging.kinds import ModelKind
-from merging.serving import read_generation
 
 if TYPE_CHECKING:
     from merging.experts.adapted import Adapted

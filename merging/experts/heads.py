@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from merging.errors import InvalidInput
 from merging.experts.configuration import read_config
+from merging.jsonfile import read_json
 from merging.safefile import load_tensors, save_tensors
-from merging.serving import GENERATION, label_names, read_generation
+from merging.serving import GENERATION, label_names
 
 # These keys say where or how a configuration was saved, and nothing about the model.
 VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
@@ -83,6 +85,26 @@ class Head:
         weights = directory / "head.safetensors"
         tensors = load_tensors(weights)[0] if weights.exists() else {}
         return cls(task, config, tensors, read_generation(directory))
+
+
+def read_generation(directory: Path) -> dict[str, Any] | None:
+    """How a generator writes, by the generation_config.json of its folder; None if it has none.
+
+    Raises:
+        InvalidInput: It is no JSON object.
+    """
+    path = directory / GENERATION
+    if not path.exists():
+        return None
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise InvalidInput(
+            where=str(path),
+            expected="a JSON object as save_pretrained writes it",
+            found=f"{settings!r:.40}",
+            remedy="Save it again with model.generation_config.save_pretrained.",
+        )
+    return settings
 
 
 def _stable(content: Mapping[str, Any]) -> dict[str, Any]:

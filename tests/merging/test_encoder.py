@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,12 @@ from transformers import (
     GenerationConfig,
 )
 
+from merging.errors import InvalidInput
 from merging.experts.examples import split_examples
 from merging.experts.heads import Head
 from merging.kinds import ModelKind
 from merging.learning.batches import answers, encode_examples, prove_batches
-from merging.serving import Encoder, TaskError, assemble, class_scores, generate
+from merging.serving import LONGEST_TEXT, Encoder, TaskError, assemble, class_scores, generate
 from tests.merging.tiny import WORDS
 from tests.tiny_tokenizer import SPECIAL
 
@@ -37,6 +41,7 @@ INPUTS = (
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 BERT = {**SMALL, "intermediate_size": 32, "max_position_embeddings": 32}
 LLAMA = {**BERT, "num_key_value_heads": 2}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1}
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
 BART = {
     "d_model": 16,
@@ -61,7 +66,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "no padding": ("llama", {**LLAMA, "pad_token_id": None}, "left"),
     "padding that no token has": ("llama", {**LLAMA, "pad_token_id": -1}, "left"),
     "ends are counted": ("bart", BART, "right"),
-    "relative, two parts": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1}, "right"),
+    "relative, two parts": ("t5", T5, "right"),
 }
 
 
@@ -134,7 +139,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
         *("bart", BART),
         {**ENDS, "eos_token_id": 3, "forced_bos_token_id": 9, "max_new_tokens": 6},
     ),
-    "relative": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1}, ENDS),
+    "relative": ("t5", T5, ENDS),
 }
 
 
@@ -169,5 +174,123 @@ def test_generation_settings_are_the_heads_own(tmp_path: Path) -> None:
     assert Head.load(tmp_path, "task").generation == ENDS
     assert Head.load(tmp_path, "task").digest == head.digest
     (tmp_path / "generation_config.json").write_text("[1")
-    with pytest.raises(TaskError, match=r"generation_config.json: expected JSON"):
+    with pytest.raises(InvalidInput, match=r"generation_config.json: expected a JSON file"):
         Head.load(tmp_path, "task")
+
+
+LIMITS: dict[str, tuple[str, dict[str, Any], int, int]] = {
+    "a table": ("bert", BERT, 10**30, 32),
+    "behind the padding": (
+        "roberta",
+        {**BERT, "max_position_embeddings": 33},
+        99,
+        32,
+    ),
+    "two rows before the first": ("bart", BART, 10**30, 32),
+    "a shorter text": ("bert", BERT, 9, 9),
+    "none": ("t5", T5, 10**30, LONGEST_TEXT),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_a_text_is_cut_where_the_model_or_its_author_ends(case: str, text_base: Path) -> None:
+    model_type, sizes, longest, limit = LIMITS[case]
+    model = classifier(model_type, sizes)
+    tokenizer = AutoTokenizer.from_pretrained(text_base, model_max_length=longest)
+    encoder = Encoder(text_base, KIND, model, tokenizer)
+    (row,) = encoder.encode([" ".join(WORDS * 10)])
+    assert len(row["input_ids"]) == encoder.limit == limit
+    assert class_scores(model, encoder, [" ".join(WORDS * 10)], CPU).isfinite().all()
+
+
+def word_pieces(folder: Path) -> None:
+    (folder / "vocab.txt").write_text("\n".join((*SPECIAL, *WORDS)) + "\n")
+
+
+def sentence_pieces(folder: Path) -> None:
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(WORDS)]),
+        model_writer=model,
+        model_type="char",
+        vocab_size=23,
+        minloglevel=2,
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+    )
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def nothing(folder: Path) -> None:
+    pass
+
+
+def of_class(name: str) -> Callable[[Path], None]:
+    settings = json.dumps({"tokenizer_class": name})
+    return lambda folder: (folder / "tokenizer_config.json").write_text(settings)  # type: ignore[return-value]
+
+
+CANINE = {**SMALL, "intermediate_size": 32, "max_position_embeddings": 64}
+TOKENIZERS: dict[str, tuple[str, dict[str, Any], Callable[[Path], None], str]] = {
+    "words only": ("bert", BERT, word_pieces, "BertTokenizer"),
+    "sentencepiece": ("t5", {**T5, "vocab_size": 23}, sentence_pieces, "T5Tokenizer"),
+    "bytes": (
+        "t5",
+        {**T5, "vocab_size": 384, "eos_token_id": 1},
+        of_class("ByT5Tokenizer"),
+        "ByT5Tokenizer",
+    ),
+    "characters": ("canine", CANINE, of_class("CanineTokenizer"), "CanineTokenizer"),
+}
+
+
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_a_tokenizer_is_read_whatever_its_files_are(case: str, tmp_path: Path) -> None:
+    model_type, sizes, write, name = TOKENIZERS[case]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    write(tmp_path)
+    model = classifier(model_type, sizes)
+    encoder = Encoder(tmp_path, KIND, model)
+    assert type(encoder.processor).__name__ == name
+    inputs = ["ba de di", ("do du ba", "de"), "di do du fi fo fa be"]
+    found = class_scores(model, encoder, inputs, CPU)
+    alone = [class_scores(model, encoder, [one], CPU) for one in inputs]
+    torch.testing.assert_close(found, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "t5", "gpt2", "xlnet", "llama"])
+def test_a_tokenizer_that_lacks_its_vocabulary_is_refused(model_type: str, tmp_path: Path) -> None:
+    sizes = {"bert": BERT, "t5": T5, "gpt2": GPT2, "xlnet": XLNET, "llama": LLAMA}[model_type]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(TaskError, match=f"{tmp_path}: expected a tokenizer"):
+        Encoder(tmp_path, KIND, classifier(model_type, sizes))
+
+
+def test_code_beside_a_tokenizer_is_never_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    settings = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(TaskError, match="expected a tokenizer"):
+        Encoder(tmp_path, KIND, classifier("bert", BERT))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_short_text_before_it_does_not_change_a_long_one(text_base: Path) -> None:
+    """BigBird changes itself at its first short text."""
+    sizes = {**BERT, "max_position_embeddings": 64, "block_size": 2, "num_random_blocks": 1}
+    model = classifier("big_bird", {**sizes, "attention_type": "block_sparse"}, scale=1)
+    tokenizer = AutoTokenizer.from_pretrained(text_base, model_max_length=64)
+    long, short = " ".join(WORDS[:40]), "ba"
+    with torch.no_grad():
+        alone = model(**tokenizer(long, return_tensors="pt")).logits
+    encoder = Encoder(text_base, KIND, model, tokenizer)
+    for inputs in ([short, long], [short], [long]):
+        found = class_scores(model, encoder, inputs, CPU)
+    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)

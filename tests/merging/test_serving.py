@@ -122,3 +122,39 @@ def test_a_changed_model_is_not_loaded(served: Path, tmp_path: Path, change: str
         (spoiled / "manifest.json").unlink()
     with pytest.raises(TaskError):
         _load_pyfunc(str(spoiled))
+
+
+def test_a_request_may_mix_single_texts_and_pairs(served: Path) -> None:
+    model = _load_pyfunc(str(served))
+    forms = ["ba de", ["fi", "go"], {"text": "ba de"}, ["ba de", None], ("ba", ""), "fi"]
+    mixed = model.predict({"task": "task-1", "inputs": forms})
+    for form, answer in zip(forms, mixed, strict=True):
+        (alone,) = model.predict({"task": "task-1", "inputs": [form]})
+        assert answer["scores"] == pytest.approx(alone["scores"], abs=1e-5)
+    assert mixed[0] == mixed[2] == mixed[3]
+    assert mixed[1]["scores"] != pytest.approx(mixed[5]["scores"], abs=1e-5)
+
+
+def test_an_empty_text_is_answered(served: Path) -> None:
+    (answer,) = _load_pyfunc(str(served)).predict({"task": "task-1", "inputs": [""]})
+    assert sum(answer["scores"].values()) == pytest.approx(1)
+    assert _load_pyfunc(str(served)).predict({"task": "task-1", "inputs": []}) == []
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        *({"task": "task-1", "inputs": [value]} for value in (None, 3, [], ["a", "b", "c"], {})),
+        *({"task": "task-1", "inputs": value} for value in (None, 3, {"text": "a"})),
+        *({"task": value, "inputs": ["ba"]} for value in (None, 3, {}, [["task-1"]], [None])),
+        *({"task": ["task-1", "task-0"], "inputs": ["ba"]}, {"inputs": ["ba"]}, "ba", None),
+        {"task": "task-1", "inputs": ["ba \ud800 de"]},
+        {"task": "task-1", "inputs": [("ba", "\udfff")]},
+        pd.DataFrame({"text": ["ba"]}),
+        pd.DataFrame({"task": ["task-1"], "text": [None]}),
+    ],
+    ids=repr,
+)
+def test_a_request_that_cannot_be_read_is_told_why(served: Path, request_: object) -> None:
+    with pytest.raises(TaskError, match=r"^(Expected|Unknown) .{10}"):
+        _load_pyfunc(str(served)).predict(request_)
