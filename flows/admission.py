@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flows.delivery import Outcome, bounce
+from flows.delivery import Outcome, bounce, is_the_experts, unforeseen
 from flows.ladder import rungs_to_climb
 from infra.errors import Corrupt, Refused, Unreadable
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
-from merging.errors import InvalidInput, MergeQueueError
+from merging.errors import InvalidInput
 from merging.gate.decision import judge_expert
 from tasks.evaluate import score_expert
 from tasks.preflight import IncompatibleExpert, preflight
 from tasks.pull import pull_expert
-from tasks.retry import is_transient
 from tasks.settle import settle_expert
 from tasks.values import Base, Deployed, Member
 
@@ -43,13 +42,9 @@ def admit(
             settle_expert(queue, version, "held", reason)
             bounced.append(bounce(queue, (version.task,), reason))
         except Exception as error:
-            if isinstance(error, MergeQueueError) or is_transient(error):
+            if not is_the_experts(error):
                 raise
-            # Nobody foresaw this. It is recorded on the expert, so that the queue goes on.
-            reason = (
-                f"Looking at it failed with {type(error).__name__}: {error}. The flow run has the "
-                f"traceback. Mend the cause, then: supermerge release {version.ref}"
-            )
+            reason = unforeseen("Looking at it", error, version.ref)
             settle_expert(queue, version, "held", reason)
             bounced.append(bounce(queue, (version.task,), reason))
         else:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from prefect import get_run_logger
 
 from flows.admission import admit
-from flows.delivery import Outcome, bounce, deliver
+from flows.delivery import Outcome, bounce, deliver, is_the_experts, unforeseen
 from flows.ladder import climb_ladder
 from infra.errors import Corrupt
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
+from infra.registry.tags import ExpertStatus
 from merging.errors import NonFinite
 from tasks.find import find_deployed
 from tasks.pull import pull_base, pull_champion
@@ -56,16 +57,24 @@ def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Ou
     """
     if not arrivals:
         return ()
+    deployed = pull_deployed(queue, base)
+    status: ExpertStatus = "rejected"
+    page = ""
     try:
-        attempt = climb_ladder(queue, base, pull_deployed(queue, base), arrivals)
+        attempt = climb_ladder(queue, base, deployed, arrivals)
     except NonFinite as error:
-        fault, page = str(error), ""
+        fault = str(error)
+    except Exception as error:
+        if not is_the_experts(error):
+            raise
+        refs = " ".join(f"{m.record.name}/{m.record.version}" for m in arrivals)
+        status, fault = "held", unforeseen("Merging it", error, refs)
     else:
         if isinstance(attempt, Candidate):
             return (deliver(queue, attempt),)
         fault, page = " ".join(attempt.report.reasons), attempt.page
     if len(arrivals) == 1:
-        settle_members(queue, arrivals, "rejected", fault, page)
+        settle_members(queue, arrivals, status, fault, page)
         return (bounce(queue, (arrivals[0].task,), fault),)
     get_run_logger().info("%s do not pass together; trying halves", describe(arrivals))
     half = len(arrivals) // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,18 +10,20 @@ from typing import Literal
 
 from prefect import get_run_logger
 
-from infra.errors import Refused
+from infra.errors import Conflict, Corrupt, Refused, Unreadable
 from infra.notify import Notice
 from infra.queue import MergeQueue
+from infra.registry.merged import MergedVersion
 from infra.registry.tags import APPROVAL
 from infra.storage.promotions import Promotion, Recorded
+from merging.errors import MergeQueueError
 from tasks.find import find_deployed
 from tasks.mirror import repair_mirror
 from tasks.notify import notify
 from tasks.promote import check_health, commit
 from tasks.register import register_candidate, supersede_candidates
 from tasks.retry import is_transient
-from tasks.settle import settle_members
+from tasks.settle import settle_members, settle_version
 from tasks.values import Candidate, describe
 
 
@@ -44,7 +47,10 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
         reason = f"Merges {describe(arrivals)}; the gate passed on every task."
         files = queue.attempts.candidate(candidate.build.key)
         model = Recorded(version.version, files, candidate.manifest.digest)
-        promote_candidate(queue, model, "policy: auto", reason)
+        try:
+            promote_candidate(queue, model, "policy: auto", reason)
+        except (Corrupt, Unreadable) as error:
+            return hold(queue, candidate, version, str(error))
         return Outcome(tasks, "promoted", reason, version.version)
     reason = (
         f"Waits for review of version {version.version}: set its tag {APPROVAL} to approved "
@@ -54,6 +60,16 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
         subject = f"{queue.name} version {version.version} needs review"
         notify(queue.family, Notice("needs-review", queue.name, subject, " ".join(report.reasons)))
     return Outcome(tasks, "waits for review", reason, version.version)
+
+
+def hold(queue: MergeQueue, candidate: Candidate, version: MergedVersion, fault: str) -> Outcome:
+    """Puts aside a candidate whose files are not what was judged, and what is new in it."""
+    arrivals = candidate.build.arrivals
+    settle_version(queue, version, "superseded", fault)
+    refs = " and ".join(f"supermerge release {m.record.name}/{m.record.version}" for m in arrivals)
+    reason = f"{fault} To build it again: {refs}"
+    settle_members(queue, arrivals, "held", reason)
+    return bounce(queue, tuple(member.task for member in arrivals), reason)
 
 
 def promote_candidate(
@@ -92,6 +108,24 @@ def mirror_may_wait() -> Iterator[None]:
         if not is_transient(error):
             raise
         get_run_logger().warning("MLflow will show it after the next sweep: %s", error)
+
+
+def is_the_experts(error: Exception) -> bool:
+    """Whether a fault that nobody foresaw is put down to the expert in hand, so that the others go on.
+
+    What a server or a full disk does will pass, and is not.
+    """
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return not (full or is_transient(error) or isinstance(error, Conflict | Refused | Corrupt))
+
+
+def unforeseen(act: str, error: Exception, ref: str) -> str:
+    """What people read of such a fault on an expert; the flow run has the rest."""
+    get_run_logger().error("%s failed: %s", act, ref, exc_info=error)
+    words = (
+        str(error) if isinstance(error, MergeQueueError) else f"{type(error).__name__}: {error}."
+    )
+    return f"{act} failed: {words} Mend the cause, then: supermerge release {ref}"
 
 
 def bounce(queue: MergeQueue, tasks: tuple[str, ...], reason: str) -> Outcome:

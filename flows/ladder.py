@@ -8,6 +8,7 @@ from prefect import get_run_logger
 
 from infra.families import Family, Rung
 from infra.queue import MergeQueue
+from merging.errors import InvalidInput, NotEnoughMemory
 from tasks.evaluate import score_build
 from tasks.gate import judge
 from tasks.learn import learn, write_model
@@ -21,17 +22,27 @@ from tasks.values import Attempt, Base, Build, Candidate, Deployed, Member, desc
 def climb_ladder(
     queue: MergeQueue, base: Base, deployed: Deployed | None, arrivals: Sequence[Member]
 ) -> Attempt:
-    """Tries rung after rung until a candidate may go on; returns the last attempt."""
-    rungs = rungs_to_climb(queue.family, deployed)
+    """Tries rung after rung until a candidate may go on; returns the last attempt.
+
+    Raises:
+        InvalidInput, NotEnoughMemory: No rung can be climbed with these settings and this memory.
+    """
+    log, rungs = get_run_logger(), rungs_to_climb(queue.family, deployed)
+    attempt: Attempt | None = None
     for rung in rungs:
         build = Build(queue.family, rung, base, deployed, tuple(arrivals))
-        attempt = find_attempt(queue, build) or try_build(queue, build, len(rungs))
+        try:
+            attempt = find_attempt(queue, build) or try_build(queue, build, len(rungs))
+        except (InvalidInput, NotEnoughMemory) as error:
+            if attempt is None and rung == rungs[-1]:
+                raise
+            log.warning("%s of %s cannot be tried: %s", rung, describe(arrivals), error)
+            continue
         publish_attempt(attempt)
-        get_run_logger().info(
-            "%s of %s: %s", build.rung, describe(arrivals), attempt.report.verdict
-        )
+        log.info("%s of %s: %s", rung, describe(arrivals), attempt.report.verdict)
         if isinstance(attempt, Candidate):
             break
+    assert attempt is not None  # else the last rung has raised
     return attempt
 
 

@@ -9,7 +9,7 @@ from prefect import task
 from infra.packaging.mlflow_files import add_mlflow_files
 from infra.packaging.probe import write_probe
 from infra.queue import MergeQueue
-from infra.storage.manifest import Manifest, hash_files
+from infra.storage.manifest import Manifest, find_whole, hash_files
 from merging.gate.decision import TaskScores
 from merging.learning.learn import Learned
 from merging.models.folder import MANIFEST, MergedFolder
@@ -27,11 +27,11 @@ def package_candidate(
 ) -> Manifest:
     """Completes the folder of a candidate that passed and uploads it, the manifest last.
 
-    A folder whose manifest is already in the object store is complete, and is kept as it is.
+    A folder that is already in the object store, its manifest and all its files, is kept as it is.
     """
     location = queue.attempts.candidate(build.key)
-    if queue.store.exists(location / MANIFEST):
-        return Manifest.read(queue.store, location)
+    if whole := find_whole(queue.store, location):
+        return whole
     add_mlflow_files(merged, build.family.kind, build.key)
     write_probe(
         merged.probe,

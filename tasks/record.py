@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
-from prefect import task
+from prefect import get_run_logger, task
 
+from infra.errors import Corrupt, Unreadable
 from infra.queue import MergeQueue
 from infra.registry.runs import RunRecord, UsedExamples
 from infra.report.summary import gate_metrics
 from infra.storage.attempts import Decided
-from infra.storage.manifest import Manifest
+from infra.storage.manifest import Manifest, find_whole
 from merging.gate import GateReport
 from merging.learning.learn import Learned
 from tasks.evaluate import decisions
@@ -24,16 +25,25 @@ _SIDES = ("calibration", "gate")
 
 @task(**SIDE_EFFECT)
 def find_attempt(queue: MergeQueue, build: Build) -> Attempt | None:
-    """What came of this build before, or None if it never came to an end."""
-    decided = queue.attempts.find(build.key)
-    if decided is None:
+    """What came of this build before, or None if it never came to an end.
+
+    What cannot be read back counts as not there, and is made again.
+    """
+    try:
+        decided = queue.attempts.find(build.key)
+        if decided is None:
+            return None
+        manifest = None
+        if decided.manifest_sha256:
+            location = queue.attempts.candidate(build.key)
+            manifest = find_whole(queue.store, location, decided.manifest_sha256)
+            if manifest is None:
+                get_run_logger().warning("%s is not whole any more and is built again", location)
+                return None
+        return _attempt(queue, build, decided, manifest)
+    except (Corrupt, Unreadable) as error:
+        get_run_logger().warning("an earlier attempt cannot be read back: %s", error)
         return None
-    manifest = None
-    if decided.manifest_sha256:
-        manifest = Manifest.read(
-            queue.store, queue.attempts.candidate(build.key), decided.manifest_sha256
-        )
-    return _attempt(queue, build, decided, manifest)
 
 
 @task(**SIDE_EFFECT)

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from infra.errors import Unreadable
 from infra.registry.metrics import LOSS
 from infra.registry.tags import BUILD_KEY, FAMILY, VERDICT
 
@@ -88,13 +89,28 @@ class Runs:
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """Every number on a run, the last of each name."""
-        return dict(self._client.get_run(run_id).data.metrics)
+        return dict(self._get(run_id).data.metrics)
 
     def page(self, run_id: str) -> str:
-        """Where people look at a run, its report among the artifacts."""
-        experiment = self._client.get_run(run_id).info.experiment_id
+        """Where people look at a run, its report among the artifacts.
+
+        Raises:
+            Unreadable: There is no such run any more.
+        """
+        experiment = self._get(run_id).info.experiment_id
         server = self._client.tracking_uri
         return f"{server}/#/experiments/{experiment}/runs/{run_id}/artifacts"
+
+    def _get(self, run_id: str) -> Any:
+        try:
+            return self._client.get_run(run_id)
+        except Exception as error:
+            if (
+                getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST"
+            ):  # as MLflow's client says
+                raise
+            words = f"Run {run_id} is gone from MLflow at {self._client.tracking_uri}."
+            raise Unreadable(words, "The next attempt makes another.") from error
 
     def _experiment(self, family: str) -> str:
         name = f"supermerge/{family}"

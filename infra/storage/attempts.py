@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.errors import Corrupt
 from infra.storage.promotions import Recorded
@@ -48,11 +48,23 @@ class Attempts:
         return self._candidates / key
 
     def find(self, key: str) -> Decided | None:
-        """What was decided on a build; None where it never came to an end."""
+        """What was decided on a build; None where it never came to an end.
+
+        Raises:
+            Corrupt: What is stored is no decision.
+        """
         uri = self._folder / f"{key}.json"
         if not self._store.exists(uri):
             return None
-        return Decided.model_validate_json(self._store.read(uri))
+        try:
+            return Decided.model_validate_json(self._store.read(uri))
+        except ValidationError as error:
+            raise Corrupt(
+                where=str(uri),
+                expected="what was decided on a build",
+                found=str(error),
+                remedy="Delete the object; the build is decided again.",
+            ) from error
 
     def record(self, key: str, decided: Decided) -> None:
         """Writes down what was decided on a build."""

@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from infra.errors import Corrupt
+from infra.errors import Corrupt, Unreadable
 from infra.names import Name, check_relative_path
 from infra.storage.cache import download_fresh, sha256_file
 from infra.storage.store import ObjectStore, S3Uri
@@ -107,6 +107,21 @@ class Manifest(BaseModel):
         for path in manifest.files:
             check_relative_path(path, str(location / MANIFEST))
         return manifest
+
+
+def find_whole(store: ObjectStore, location: S3Uri, digest: str | None = None) -> Manifest | None:
+    """The manifest of a merged model all of whose files are there; else None, and it has to be made again.
+
+    Args:
+        store: Where to look.
+        location: The model's folder.
+        digest: The SHA-256 that was recorded for the manifest, where one was.
+    """
+    try:
+        manifest = Manifest.read(store, location, digest)
+    except (Corrupt, Unreadable):
+        return None
+    return manifest if set(manifest.files) <= {item.path for item in store.list(location)} else None
 
 
 def download_model(store: ObjectStore, location: S3Uri, manifest: Manifest, target: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
+
 import pytest
 from inline_snapshot import snapshot
+from mlflow import MlflowClient
 
 from infra.storage.store import S3Uri
+from merging.errors import InvalidInput
 from tests.stories.world import FAMILY
 
 
@@ -125,3 +130,119 @@ version 2: candidate → rejected: Rejected in review of version 2 by ada: unwan
 version 2 reads in review: 〃
 > 〃\
 """)
+
+
+def test_a_fault_in_learning_that_nobody_foresaw_holds_the_expert_and_the_others_go_on(deployed):
+    deployed.land("food", 90)
+    deployed.land("sport", 90)
+    deployed.fails("food", error=ValueError("image file is truncated"))
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+sport/1: – → waiting
+food/1: waiting → merging
+sport/1: waiting → merging
+log: Merging it failed: reviews-food/1
+log: food, sport do not pass together; trying halves
+log: Merging it failed: reviews-food/1
+food/1: merging → held: Merging it failed: ValueError: image file is truncated. Mend the cause,
+    then: supermerge release reviews-food/1
+log: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: 〃
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport: passed
+version 2: – → candidate
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges sport; the gate passed on every task.
+sport/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> food: bounced. 〃
+> sport: promoted. 〃\
+""")
+
+
+@pytest.mark.family(ladder=["chain", "relearn"])
+def test_a_rung_that_cannot_be_climbed_is_gone_around(deployed):
+    error = InvalidInput(
+        where="coefficients", expected="plain ones", found="tsv-m", remedy="Relearn."
+    )
+    deployed.land("food", 90)
+    deployed.fails("food", error=error, rung="chain")
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+log: chain of food cannot be tried: coefficients: expected plain ones, found tsv-m. Relearn.
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 2: – → candidate
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> food: promoted. 〃\
+""")
+
+
+def test_a_full_disk_is_nobodys_fault(deployed):
+    deployed.land("food", 90)
+    deployed.fails("food", error=OSError(errno.ENOSPC, "No space left on device"))
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+OSError: [Errno 28] No space left on device\
+""")
+    deployed.given.rules.clear()
+    assert "promoted" in deployed.sweep()
+
+
+def test_a_candidate_that_is_not_well_holds_its_expert_and_the_others_go_on(deployed):
+    deployed.falls_ill()
+    deployed.land("food", 90)
+    assert deployed.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 2: – → candidate
+version 2: candidate → superseded: health check of the merged model on a fresh download:
+    expected the answers that were judged, found others. Build it again.
+food/1: merging → held: 〃 To build it again: supermerge release reviews-food/1
+log: reviews: food bounced: 〃 To build it again: supermerge release reviews-food/1
+notice bounced: reviews: food bounced: 〃 To build it again: supermerge release reviews-food/1
+> food: bounced. 〃 To build it again: supermerge release reviews-food/1\
+""")
+    deployed.given.sickness = None
+    deployed.land("sport", 90)
+    assert "sport: promoted" in deployed.sweep()
+    deployed.types("release reviews-food/1")
+    assert "food: promoted" in deployed.sweep()
+
+
+@pytest.mark.family(promotion="review")
+@pytest.mark.parametrize(
+    "gone", ["model/model.safetensors", "manifest.json", "attempt", "attempt damaged", "run"]
+)
+def test_an_attempt_that_cannot_be_read_back_is_made_again(candidate, gone):
+    """The sweep after it builds the candidate again, and a person can approve it."""
+    queue = candidate.queue
+    source = S3Uri.parse(MlflowClient().get_model_version(FAMILY, "2").source)
+    attempt = S3Uri("models", f"reviews/attempts/{source.key.rpartition('/')[2]}.json")
+    if gone == "run":
+        database = sqlite3.connect(queue.settings.mlflow_uri.removeprefix("sqlite:///"))
+        run = MlflowClient().get_model_version(FAMILY, "2").run_id
+        for table in ("latest_metrics", "metrics", "params", "tags", "runs"):
+            database.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run,))
+        database.commit()
+        database.close()
+    elif gone == "attempt damaged":
+        queue.store.write(attempt, b"{}")
+    else:
+        queue.store.delete(attempt if gone == "attempt" else source / gone)
+    candidate.sweep()
+    newest = max(int(v.version) for v in MlflowClient().search_model_versions(f"name = '{FAMILY}'"))
+    assert "Promoted" in candidate.types(f"approve reviews {newest}")
