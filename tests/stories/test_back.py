@@ -201,21 +201,17 @@ food/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
 version 2: – → candidate
-> health check of the merged model on a fresh download: expected the answers that were judged,
-    found others. Build it again.\
+version 2: candidate → superseded: health check of the merged model on a fresh download:
+    expected the answers that were judged, found others. Build it again.
+food/1: merging → held: 〃 To build it again: supermerge release reviews-food/1
+log: reviews: food bounced: 〃 To build it again: supermerge release reviews-food/1
+notice bounced: reviews: food bounced: 〃 To build it again: supermerge release reviews-food/1
+> food: bounced. 〃 To build it again: supermerge release reviews-food/1\
 """)
     deployed.given.sickness = None
     assert deployed.sweep() == snapshot("""\
-Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
-log: relearn of food: passed
-champion is version 2
-previous is version 1
-version 1: promoted → superseded: Followed by version 2 (promotion 2).
-version 2: candidate → promoted: Merges food; the gate passed on every task.
-food/1: merging → merged: Merged in version 2.
-notice promoted: reviews version 2 is deployed: 〃
-log: reviews version 2 is deployed: 〃
-> food: promoted. 〃\
+log: no expert is waiting
+> No expert is waiting.\
 """)
 
 

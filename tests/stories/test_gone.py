@@ -141,7 +141,7 @@ food/1: – → waiting
 sport/1: – → waiting
 food/1: waiting → merging
 sport/1: waiting → merging
-log: Merging it failed: reviews-food/1
+log: Merging it failed: reviews-food/1 reviews-sport/1
 log: food, sport do not pass together; trying halves
 log: Merging it failed: reviews-food/1
 food/1: merging → held: Merging it failed: ValueError: image file is truncated. Mend the cause,

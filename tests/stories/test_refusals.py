@@ -100,12 +100,14 @@ def test_an_expert_of_another_base_is_refused_with_what_differs(deployed):
 food/1: – → waiting
 food/1: waiting → rejected: reviews-food/1 does not fit its base:
   config.hidden_size: expected 8, found 16
-Fine-tune it again from the base of family 'reviews' (s3://models/bases/tiny).
+With this setting the base itself answers otherwise: fine-tune the expert with the base's, or
+    correct its config.json where that is what it was trained with.
 log: reviews: food bounced: 〃
 notice bounced: reviews: food bounced: 〃
 > food: bounced. reviews-food/1 does not fit its base:
 > config.hidden_size: expected 8, found 16
-> Fine-tune it again from the base of family 'reviews' (s3://models/bases/tiny).\
+> With this setting the base itself answers otherwise: fine-tune the expert with the base's, or
+    correct its config.json where that is what it was trained with.\
 """)
 
 
@@ -144,9 +146,9 @@ def test_what_nobody_foresaw_is_held_and_the_others_go_on(deployed):
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
 sport/1: – → waiting
-food/1: waiting → held: Looking at it failed with ValueError: operands could not be broadcast
-    together. The flow run has the traceback. Mend the cause, then: supermerge release
-    reviews-food/1
+log: Looking at it failed: reviews-food/1
+food/1: waiting → held: Looking at it failed: ValueError: operands could not be broadcast
+    together. Mend the cause, then: supermerge release reviews-food/1
 log: reviews: food bounced: 〃
 notice bounced: reviews: food bounced: 〃
 sport/1: waiting → merging

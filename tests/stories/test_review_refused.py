@@ -166,12 +166,14 @@ def test_an_expert_that_is_spoilt_while_it_waits_for_review_is_rejected(candidat
     assert candidate.sweep() == snapshot("""\
 food/1: merging → rejected: reviews-food/1 does not fit its base:
   config.hidden_size: expected 8, found 16
-Fine-tune it again from the base of family 'reviews' (s3://models/bases/tiny).
+With this setting the base itself answers otherwise: fine-tune the expert with the base's, or
+    correct its config.json where that is what it was trained with.
 log: reviews: food bounced: 〃
 notice bounced: reviews: food bounced: 〃
 > food: bounced. reviews-food/1 does not fit its base:
 > config.hidden_size: expected 8, found 16
-> Fine-tune it again from the base of family 'reviews' (s3://models/bases/tiny).\
+> With this setting the base itself answers otherwise: fine-tune the expert with the base's, or
+    correct its config.json where that is what it was trained with.\
 """)
 
 
@@ -180,9 +182,9 @@ def test_an_expert_that_breaks_something_while_it_waits_for_review_is_held(candi
     candidate.change("reviews-food/1", "config.json", '"good"', '"better"')
     candidate.change("reviews-food/1", "examples.jsonl", '"good"', '"better"')
     assert candidate.sweep() == snapshot("""\
-food/1: merging → held: Looking at it failed with ValueError: operands could not be broadcast
-    together. The flow run has the traceback. Mend the cause, then: supermerge release
-    reviews-food/1
+log: Looking at it failed: reviews-food/1
+food/1: merging → held: Looking at it failed: ValueError: operands could not be broadcast
+    together. Mend the cause, then: supermerge release reviews-food/1
 log: reviews: food bounced: 〃
 notice bounced: reviews: food bounced: 〃
 > food: bounced. 〃\
