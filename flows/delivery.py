@@ -122,9 +122,9 @@ def is_the_experts(error: Exception) -> bool:
 def unforeseen(act: str, error: Exception, ref: str) -> str:
     """What people read of such a fault on an expert; the flow run has the rest."""
     get_run_logger().error("%s failed: %s", act, ref, exc_info=error)
-    words = (
-        str(error) if isinstance(error, MergeQueueError) else f"{type(error).__name__}: {error}."
-    )
+    words = f"{type(error).__name__}: {error}. The flow run has the traceback."
+    if isinstance(error, MergeQueueError):
+        words = str(error)
     return f"{act} failed: {words} Mend the cause, then: supermerge release {ref}"
 
 

@@ -144,8 +144,8 @@ sport/1: waiting → merging
 log: Merging it failed: reviews-food/1 reviews-sport/1
 log: food, sport do not pass together; trying halves
 log: Merging it failed: reviews-food/1
-food/1: merging → held: Merging it failed: ValueError: image file is truncated. Mend the cause,
-    then: supermerge release reviews-food/1
+food/1: merging → held: Merging it failed: ValueError: image file is truncated. The flow run has
+    the traceback. Mend the cause, then: supermerge release reviews-food/1
 log: reviews: food bounced: 〃
 notice bounced: reviews: food bounced: 〃
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report

@@ -148,7 +148,8 @@ food/1: – → waiting
 sport/1: – → waiting
 log: Looking at it failed: reviews-food/1
 food/1: waiting → held: Looking at it failed: ValueError: operands could not be broadcast
-    together. Mend the cause, then: supermerge release reviews-food/1
+    together. The flow run has the traceback. Mend the cause, then: supermerge release
+    reviews-food/1
 log: reviews: food bounced: 〃
 notice bounced: reviews: food bounced: 〃
 sport/1: waiting → merging

@@ -184,7 +184,8 @@ def test_an_expert_that_breaks_something_while_it_waits_for_review_is_held(candi
     assert candidate.sweep() == snapshot("""\
 log: Looking at it failed: reviews-food/1
 food/1: merging → held: Looking at it failed: ValueError: operands could not be broadcast
-    together. Mend the cause, then: supermerge release reviews-food/1
+    together. The flow run has the traceback. Mend the cause, then: supermerge release
+    reviews-food/1
 log: reviews: food bounced: 〃
 notice bounced: reviews: food bounced: 〃
 > food: bounced. 〃\
