@@ -56,6 +56,17 @@ class AdapterFiles:
         """
         config = _read_config(directory)
         tensors, _ = load_tensors(directory / WEIGHTS)
+        # PEFT makes factors of the ranks in the configuration before it looks at those in the file.
+        patterns = config.get("rank_pattern") or {}
+        ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
+        widest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+        if too_large := [rank for rank in ranks if isinstance(rank, int) and rank > widest]:
+            raise InvalidInput(
+                where=str(directory / CONFIG),
+                expected=f"ranks of the factors beside it, which have at most {widest} numbers a side",
+                found=f"rank {too_large[0]}",
+                remedy="Save the adapter with save_pretrained.",
+            )
         return cls(directory, config, tensors)
 
 

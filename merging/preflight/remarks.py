@@ -11,9 +11,19 @@ def remarks(expert: Expert) -> Iterator[str]:
     """Each sentence that people should read of an expert, in the order of its parts."""
     nameless = [name for name in expert.head.labels if name.startswith("LABEL_")]
     if nameless:
+        where = (
+            "in its config.json" if expert.files.has_config else "and put its config.json beside it"
+        )
         yield (
             f"Its labels have no names but {', '.join(nameless[:3])}, so that is what the merged "
-            "model answers; set id2label in its config.json if they have better ones."
+            f"model answers; set id2label {where} if they have better ones."
+        )
+    if expert.files.is_adapter and (
+        name := expert.files.adapter.config.get("base_model_name_or_path")
+    ):
+        yield (
+            f"It says that it was trained on {str(name)[:200]!r}: make sure that this is the base here, "
+            "since an adapter fits every base of the same shapes."
         )
     if not expert.files.is_adapter and (aside := expert.files.checkpoint.left_aside):
         yield (

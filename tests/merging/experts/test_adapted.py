@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 from peft import IA3Config, LoraConfig, PeftModel, VeraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     BertConfig,
@@ -25,10 +27,12 @@ from transformers import (
 from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import ExpertFiles, read_head
+from merging.experts.forms import LowRank
 from merging.kinds import ModelKind
 from merging.serving import assemble
 from merging.vectors.backbone import Backbone
-from merging.vectors.deltas import source_of
+from merging.vectors.deltas import dense_delta, source_of
+from merging.vectors.mapped import TaskVectors, build_vectors
 
 TEXT, IMAGE, WRITER = ModelKind.TEXT_CLASSIFIER, ModelKind.IMAGE_CLASSIFIER, ModelKind.GENERATOR
 VOCABULARY = 40
@@ -235,3 +239,119 @@ def test_what_is_no_change_of_the_bases_tensors_is_refused(name: str, tmp_path: 
         our_logits(case, base, folder)
     assert words in str(refusal.value)
     assert "ine-tune it again" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["convolutions", "inputs of convolutions, scaled", "Conv1D and Linear", "tokens", "all biases"],
+)
+def test_every_form_is_learned_with_as_it_is(name: str, tmp_path: Path) -> None:
+    case = EXACT[name]
+    base, folder = write(case, tmp_path)
+    checkpoint = Checkpoint.open(base)
+    files = ExpertFiles(folder, checkpoint)
+    source = source_of(checkpoint, files, case.kind)
+    names = list(files.adapted(case.kind).changes)
+    build_vectors(tmp_path / "vectors", checkpoint, [source], names)
+    vectors = TaskVectors(tmp_path / "vectors")
+    for tensor in names:
+        dense = dense_delta(source.delta(tensor), checkpoint, tensor)
+        assert dense is not None
+        added = torch.zeros(dense.shape)
+        vectors.stack(tensor).add(added, torch.ones(1))
+        torch.testing.assert_close(added, dense, rtol=1e-4, atol=1e-6)
+        gradient = torch.randn(dense.shape, generator=torch.Generator().manual_seed(0))
+        for rows in (False, True):
+            products = (gradient * dense).flatten(1).sum(1) if dense.ndim > 1 else gradient * dense
+            found = vectors.stack(tensor).inner(gradient, rows=rows)
+            wanted = products[None] if rows else products.sum()[None]
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+def changed_config(folder: Path, **changes: Any) -> None:
+    """Changes what an adapter's configuration says."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("with_config", [False, True])
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        lora("q_proj", modules_to_save=["embed_tokens", "lm_head"]),
+        lora("q_proj", "embed_tokens"),
+        lora("q_proj", "lm_head"),
+    ],
+)
+def test_a_resized_vocabulary_is_called_by_its_name(
+    adapter: Callable[[], Any], with_config: bool, tmp_path: Path
+) -> None:
+    case = of_llama(adapter)
+    model_class(case)(case.config()).save_pretrained(tmp_path / "base")
+    model = model_class(case).from_pretrained(tmp_path / "base")
+    model.resize_token_embeddings(VOCABULARY + 3)
+    get_peft_model(model, adapter()).save_pretrained(tmp_path / "adapter")
+    if with_config:
+        model.config.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InvalidInput, match="resized from 40 to 43") as refusal:
+        our_logits(case, tmp_path / "base", tmp_path / "adapter")
+    assert "resize_token_embeddings(43)" in refusal.value.remedy
+
+
+def rename(folder: Path, old: str, new: str | None) -> None:
+    path = folder / "adapter_model.safetensors"
+    tensors = {key.replace(old, new or old): t for key, t in load_file(path).items()}
+    kept = {key: tensor for key, tensor in tensors.items() if new or old not in key}
+    save_file(kept, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            lambda f: rename(f, "layers.1.self_attn.q_proj.lora_A", None),
+            "found none for model.layers.1",
+        ),
+        (lambda f: rename(f, "layers.1", "layers.7"), "model.layers.1.self_attn.q_proj.lora_A"),
+        (lambda f: rename(f, "q_proj", "k_proj"), "found none for"),
+        (lambda f: changed_config(f, r=5), "of shape [5, 16]"),
+        (lambda f: changed_config(f, r=10**12), "rank 1000000000000"),
+        (lambda f: changed_config(f, r="many"), "an adapter that PEFT can put on the base"),
+        (lambda f: changed_config(f, target_modules=["nothing"]), "PEFT can put on the base"),
+        (lambda f: changed_config(f, megatron_config={"a": 1}), "megatron_config={'a': 1}"),
+        (lambda f: changed_config(f, a_later_variant=True), "a_later_variant=True"),
+        (lambda f: (f / "adapter_config.json").write_text("[]"), "found []"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "adapter_config.json"),
+    ],
+)
+def test_a_spoilt_adapter_is_refused_in_words(
+    spoil: Callable[[Path], Any], words: str, tmp_path: Path
+) -> None:
+    case = of_llama(lora("q_proj"))
+    base, folder = write(case, tmp_path)
+    spoil(folder)
+    with pytest.raises(InvalidInput) as refusal:
+        our_logits(case, base, folder)
+    assert words in str(refusal.value)
+
+
+def test_an_adapter_of_a_later_peft_is_read_where_it_says_nothing_new(tmp_path: Path) -> None:
+    case = of_llama(lora("q_proj"))
+    base, folder = write(case, tmp_path)
+    changed_config(folder, a_later_variant=None, another_one=False)
+    torch.testing.assert_close(our_logits(case, base, folder), peft_logits(case, base, folder))
+
+
+def test_factors_find_their_place_by_module_and_not_by_shape(tmp_path: Path) -> None:
+    """A square weight fits both ways round, so only the class of its module can tell."""
+    case = Case(WRITER, lambda: gpt2(tied=False), lora("c_proj", "lm_head"))
+    base, folder = write(case, tmp_path)
+    checkpoint = Checkpoint.open(base)
+    source = source_of(checkpoint, ExpertFiles(folder, checkpoint), WRITER)
+    name = next(name for name in checkpoint.tensors if name.endswith("attn.c_proj.weight"))
+    delta = source.delta(name)
+    assert isinstance(delta, LowRank)
+    stored = load_file(folder / "adapter_model.safetensors")
+    module = "base_model.model.transformer.h.0.attn.c_proj"
+    assert torch.equal(delta.down.t(), stored[f"{module}.lora_B.weight"])
+    torch.testing.assert_close(delta.up.t(), stored[f"{module}.lora_A.weight"] * 7 / 3)

@@ -10,6 +10,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
+from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import Expert, ExpertFiles, open_expert
 from merging.kinds import ModelKind
@@ -18,6 +19,8 @@ from merging.models.coefficients import Coefficients
 from merging.models.evaluate import evaluate
 from merging.models.materialise import materialise
 from merging.preflight.expert import check_expert
+from merging.preflight.proof import prove
+from merging.preflight.remarks import remarks
 from merging.settings import MergeSettings
 from merging.vectors.backbone import Backbone
 from merging.vectors.deltas import dense_delta
@@ -76,6 +79,7 @@ def test_an_adapter_with_coefficient_one_is_what_peft_merges(
     files = ExpertFiles(tmp_path / "a", base)
     assert check_expert(base, files, KIND) == ()
     expert = open_expert("task", files, KIND)
+    assert prove(base, expert, KIND) == ()
     alone = ExpertSet.open(text_base, [expert], KIND)
     ones = Coefficients.constant(["task"], alone.names, 1.0)
     materialise(alone, ones, alone.heads, tmp_path / "out")
@@ -149,3 +153,27 @@ def test_a_pickled_adapter_is_refused(text_base: Path, tmp_path: Path) -> None:
     weights.unlink()
     base = Checkpoint.open(text_base)
     assert check_expert(base, ExpertFiles(tmp_path / "a", base), KIND)
+
+
+def test_an_adapter_says_nothing_of_its_labels_names(text_base: Path, tmp_path: Path) -> None:
+    """PEFT saves no config.json: the head tells how many there are, and indices or LABEL_0 are read."""
+    write_adapter(text_base, tmp_path / "a", VARIANTS["lora"], 1)
+    base = Checkpoint.open(text_base)
+    expert = open_expert("task", tmp_path / "a", KIND, base=base)
+    assert expert.head.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert any("put its config.json beside it" in remark for remark in remarks(expert))
+    table = tmp_path / "a/examples.jsonl"
+    text_table(1).to_json(table, orient="records", lines=True)
+    with pytest.raises(InvalidInput, match=r"model\.config\.save_pretrained\(folder\)"):
+        open_expert("task", tmp_path / "a", KIND, base=base)
+    names = {i: f"class-{i}" for i in range(3)}
+    BertForSequenceClassification.from_pretrained(text_base, id2label=names).config.save_pretrained(
+        tmp_path / "a"
+    )
+    assert open_expert("task", tmp_path / "a", KIND, base=base).head.labels == tuple(names.values())
+
+
+def test_an_adapter_alone_is_no_model(text_base: Path, tmp_path: Path) -> None:
+    write_adapter(text_base, tmp_path / "a", VARIANTS["lora"], 1)
+    with pytest.raises(InvalidInput, match="Open it with its base"):
+        open_expert("task", tmp_path / "a", KIND)
