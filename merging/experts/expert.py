@@ -200,7 +200,9 @@ def read_head(task: str, files: ExpertFiles, kind: ModelKind) -> Head:
     directory, config = files.directory, files.task_config(kind)
     if not kind.has_head:  # BART's configuration, for one, has label names all the same
         unlabelled = {k: v for k, v in config.items() if k not in ("id2label", "label2id")}
-        return Head(task, unlabelled, generation=read_generation(directory))
+        # PEFT keeps no settings of its own: an adapter writes as its base does.
+        writer = files.base.directory if files.is_adapter else directory
+        return Head(task, unlabelled, generation=read_generation(writer))
     if files.is_adapter:
         tensors = files.adapted(kind).head
     else:

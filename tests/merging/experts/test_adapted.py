@@ -355,3 +355,15 @@ def test_factors_find_their_place_by_module_and_not_by_shape(tmp_path: Path) -> 
     module = "base_model.model.transformer.h.0.attn.c_proj"
     assert torch.equal(delta.down.t(), stored[f"{module}.lora_B.weight"])
     torch.testing.assert_close(delta.up.t(), stored[f"{module}.lora_A.weight"] * 7 / 3)
+
+
+def test_an_adapter_writes_with_its_bases_settings(tmp_path: Path) -> None:
+    case = of_llama(lora("q_proj"))
+    base, folder = write(case, tmp_path)
+    (base / "generation_config.json").write_text('{"eos_token_id": [3, 9], "max_new_tokens": 7}')
+    peft = PeftModel.from_pretrained(model_class(case).from_pretrained(base), folder)
+    head = read_head("task", ExpertFiles(folder, Checkpoint.open(base)), WRITER)
+    assert head.generation is not None
+    for name, value in head.generation.items():
+        assert getattr(peft.base_model.generation_config, name) == value
+    assert head.generation["eos_token_id"] == [3, 9]
