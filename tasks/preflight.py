@@ -21,6 +21,7 @@ from merging.preflight.mismatch import Mismatch
 from merging.preflight.proof import prove
 from merging.preflight.remarks import remarks
 from merging.preflight.rounding import rounding_remarks
+from tasks.files import expert_files
 from tasks.inspection import Inspection, Told
 from tasks.values import Base, Member, Pulled
 
@@ -122,6 +123,7 @@ def open_checked(
         with inspection.look("values"):
             fits(check_task_model(base.checkpoint, files, kind))
     with inspection.look("examples") as warnings:
+        expert_files(directory, examples, kind)
         contract = _check_table(family, files, table, task_name, who)
         warnings += contract.warnings
     inspection.stop_if_refused()

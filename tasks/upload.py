@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from infra.names import check_relative_path, check_task
+from infra.names import check_task
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from infra.storage.cache import sha256_file, sha256_tree
-from infra.storage.layout import files_in, find_layout_on_disk, left_aside, paths_in
+from infra.storage.layout import files_in, left_aside, paths_in
 from infra.storage.store import S3Uri
-from merging.errors import InvalidInput
-from merging.experts.table_names import TABLES
-from merging.experts.tables import image_files
-from merging.kinds import ModelKind
 from merging.preflight.base import check_base
+from tasks.files import expert_files
 from tasks.inspection import Told
 from tasks.preflight import open_checked
 from tasks.pull import fetch_base
@@ -62,7 +58,7 @@ def register_expert(
         examples=examples,
         prove=queue.engine.prove,
     )
-    files = _expert_files(directory, examples, queue.family.kind)
+    files = expert_files(directory, examples, queue.family.kind)
     digest = sha256_tree({path: sha256_file(file) for path, file in files.items()})
     target = queue.family.root / "experts" / task_name / digest
     _upload(queue, files, target, report)
@@ -87,30 +83,3 @@ def _upload(queue: MergeQueue, files: Mapping[str, Path], target: S3Uri, report:
     for path, file in files.items():
         report(f"Uploading {path} ({file.stat().st_size / 1e6:,.1f} MB)")
         queue.store.upload(file, target / path)
-
-
-def _expert_files(directory: Path, examples: Path | None, kind: ModelKind) -> dict[str, Path]:
-    """What is uploaded of an expert: the file by its path in the target folder."""
-    files = {path: directory / path for path in files_in(directory)}
-    _, table = find_layout_on_disk(directory, examples)
-    place = PurePosixPath()
-    if examples is None:
-        place = PurePosixPath(table.relative_to(directory).parent.as_posix())
-    else:  # A table given apart stands for any in the folder.
-        files = {p: file for p, file in files.items() if PurePosixPath(p).name not in TABLES}
-        files[f"examples{examples.suffix}"] = examples
-    if kind.reads_images:
-        known = {unicodedata.normalize("NFC", path): path for path in files}
-        for image in image_files(table):
-            path = (place / image.relative_to(table.parent.resolve()).as_posix()).as_posix()
-            there = known.get(unicodedata.normalize("NFC", path))
-            if examples is not None and there is None:
-                files[check_relative_path(path, str(examples))] = image
-            elif there is None or not files[there].samefile(image):
-                raise InvalidInput(
-                    where=str(table),
-                    expected="images among the files that are uploaded, each under a path of its own",
-                    found=repr(path[:200]),
-                    remedy="Rename it (no leading dot), or put the images' bytes into the table.",
-                )
-    return dict(sorted(files.items()))

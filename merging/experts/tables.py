@@ -12,6 +12,7 @@ import csv
 import json
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,7 @@ def read_table(path: Path) -> pd.DataFrame:
             or leaves the table's folder.
     """
     path = Path(path)
-    try:
-        table = _read(path)
-        if len(table) > MAXIMUM_ROWS:
-            raise ValueError(_too_many(len(table)))
-    except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException) as error:
-        raise InvalidInput(
-            where=str(path),
-            expected=f"an examples table as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}",
-            found=_sentence(error),
-            remedy="Write it with pandas (to_parquet, or to_json(orient='records', lines=True)).",
-        ) from error
+    table = _read(path)
     if "image" in table.columns:
         table["image"] = pd.Series(list(_images(table["image"], path)), dtype=object)
     return table
@@ -78,6 +69,21 @@ def image_files(path: Path) -> tuple[Path, ...]:
 
 
 def _read(path: Path) -> pd.DataFrame:
+    try:
+        table = _by_format(path)
+        if len(table) > MAXIMUM_ROWS:
+            raise ValueError(_too_many(len(table)))
+    except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException) as error:
+        raise InvalidInput(
+            where=str(path),
+            expected=f"an examples table as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}",
+            found=_sentence(error),
+            remedy="Write it with pandas (to_parquet, or to_json(orient='records', lines=True)).",
+        ) from error
+    return table
+
+
+def _by_format(path: Path) -> pd.DataFrame:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"a file ending in {path.suffix!r}")
     if path.stat().st_size > MAXIMUM_BYTES:
@@ -94,7 +100,7 @@ def _parquet(path: Path) -> pd.DataFrame:
         if file.metadata.num_rows > MAXIMUM_ROWS:
             raise ValueError(_too_many(file.metadata.num_rows))
         schema = file.schema_arrow
-        twice = {name for name in schema.names if schema.names.count(name) > 1}
+        twice = {name for name, count in Counter(schema.names).items() if count > 1}
         if twice:
             raise ValueError(f"several columns of one name: {sorted(twice)[:5]}")
         known = [name for name in schema.names if name in _KNOWN]

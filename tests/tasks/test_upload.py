@@ -17,10 +17,11 @@ from infra.storage.cache import Cache
 from infra.storage.folder import FolderStore
 from merging.errors import InvalidInput
 from merging.kinds import ModelKind
+from tasks.files import expert_files
 from tasks.inspection import Finding
 from tasks.preflight import open_checked
 from tasks.pull import pull_expert
-from tasks.upload import _expert_files, register_expert, upload_base
+from tasks.upload import register_expert, upload_base
 from tasks.values import Base
 from tests.e2e import tiny
 
@@ -130,10 +131,10 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_images_go_where_their_table_looks_for_them(pictures: Path, tmp_path: Path):
-    files = _expert_files(pictures, None, ModelKind.IMAGE_CLASSIFIER)
+    files = expert_files(pictures, None, ModelKind.IMAGE_CLASSIFIER)
     assert {f"data/images/{name}" for name in IMAGES} < set(files)
     apart = Path(shutil.move(pictures / "data", tmp_path / "apart")) / "examples.csv"
-    files = _expert_files(pictures, apart, ModelKind.IMAGE_CLASSIFIER)
+    files = expert_files(pictures, apart, ModelKind.IMAGE_CLASSIFIER)
     assert files["examples.csv"] == apart
     assert {f"images/{name}" for name in IMAGES} < set(files)
 
@@ -147,7 +148,7 @@ def test_an_image_that_would_not_be_uploaded_is_refused(pictures: Path, path: st
     (pictures / "data/examples.csv").unlink()
     (pictures / "data/examples.jsonl").write_text(json.dumps(row))
     with pytest.raises(InvalidInput, match="images"):
-        _expert_files(pictures, None, ModelKind.IMAGE_CLASSIFIER)
+        expert_files(pictures, None, ModelKind.IMAGE_CLASSIFIER)
 
 
 def test_a_table_given_apart_whose_images_have_names_of_the_model_s_files_is_refused(
@@ -156,4 +157,4 @@ def test_a_table_given_apart_whose_images_have_names_of_the_model_s_files_is_ref
     (tmp_path / "config.json").write_text("no image")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "config.json", "label": 0}))
     with pytest.raises(InvalidInput, match="a path of its own"):
-        _expert_files(pictures, tmp_path / "rows.jsonl", ModelKind.IMAGE_CLASSIFIER)
+        expert_files(pictures, tmp_path / "rows.jsonl", ModelKind.IMAGE_CLASSIFIER)

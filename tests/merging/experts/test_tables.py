@@ -128,6 +128,8 @@ def test_a_damaged_file_is_refused_with_the_place(tmp_path, name, content, found
     with pytest.raises(InvalidInput, match=name) as refused:
         read_table(tmp_path / name)
     assert found in refused.value.found
+    with pytest.raises(InvalidInput, match=name):
+        image_files(tmp_path / name)
 
 
 def test_parquet_that_unpacks_to_more_than_there_may_be_is_refused_early(tmp_path):
