@@ -14,7 +14,7 @@ from transformers import BertForSequenceClassification, BertModel
 
 from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint
-from merging.experts.expert import Expert, open_expert
+from merging.experts.expert import Expert, ExpertFiles, open_expert
 from merging.kinds import ModelKind
 from merging.preflight.rounding import rounding_remarks
 from merging.settings import WriteDtype
@@ -106,7 +106,8 @@ def test_an_adapter_on_a_coarse_base_would_lose_as_well(trained_base: Path, tmp_
     small = LoraConfig(r=2, lora_alpha=0.01, task_type="SEQ_CLS", target_modules=["query"])
     write_adapter(trained_base, tmp_path / "adapter", small, 1)
     text_table(1).to_parquet(tmp_path / "adapter" / "examples.parquet")
-    sentences, _ = said(base, open_expert("task", tmp_path / "adapter", KIND))
+    files = ExpertFiles(tmp_path / "adapter", base)
+    sentences, _ = said(base, open_expert("task", files, KIND))
     assert len(sentences) == 1
     assert "would be lost" in sentences[0]
 
