@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.names import check_relative_path
-from infra.storage.layout import find_checkpoint, find_layout, is_wanted, left_aside, wanted_files
+from infra.storage.cache import sha256_tree
+from infra.storage.layout import (
+    find_checkpoint,
+    find_layout,
+    is_wanted,
+    left_aside,
+    tree_digests,
+    wanted_files,
+)
 from merging.errors import InvalidInput
 from merging.experts.table_names import TABLES
 
@@ -171,3 +179,10 @@ def test_what_is_left_aside_is_named_by_file_or_whole_folder():
     assert left_aside(EXPERT, "here") == ()
     (many,) = left_aside([*EXPERT, *(f"{i}.pt" for i in range(100))], "here")
     assert many.endswith("17.pt and 90 more.")
+
+
+def test_a_folder_is_also_known_by_what_earlier_versions_read_of_it():
+    read_then = dict.fromkeys(EXPERT, "a" * 64)
+    now, before = tree_digests({**read_then, "README.md": "b" * 64})
+    assert before == sha256_tree(read_then)
+    assert now != before
