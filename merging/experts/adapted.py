@@ -109,7 +109,7 @@ def put_on(
                 files,
                 "changes of tensors that the base has as they are",
                 f"one of {path}, which transformers puts together from several",
-                MERGE_IT,
+                "Train an adapter that leaves it alone; the experts of a mixture cannot be merged yet.",
             )
     return Adapted({name: change for name, change in changes.items() if change != Change()}, head)
 

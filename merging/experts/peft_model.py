@@ -56,6 +56,8 @@ def places_with(files: AdapterFiles, model: PreTrainedModel) -> Mapping[str, Pla
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What PEFT warns of is an error here, or exact.
+            for buffer in model.buffers():
+                buffer.data = buffer.contiguous()  # PEFT writes to its copies of them.
             written = _put(files, model, {id(tensor) for tensor, _ in before.values()})
         after = {path: (tensor, form) for path, tensor, form in _walk(model, "")}
     except NotExact as error:

@@ -16,11 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     BertConfig,
+    ConvNextConfig,
     GPT2Config,
+    GptOssConfig,
     LlamaConfig,
+    MixtralConfig,
     PretrainedConfig,
     ResNetConfig,
     RobertaConfig,
+    T5Config,
     ViTConfig,
 )
 
@@ -38,6 +42,7 @@ TEXT, IMAGE, WRITER = ModelKind.TEXT_CLASSIFIER, ModelKind.IMAGE_CLASSIFIER, Mod
 VOCABULARY = 40
 HEADS = {TEXT: "SequenceClassification", IMAGE: "ImageClassification", WRITER: "CausalLM"}
 TEXT_IDS = {"input_ids": torch.tensor([[2, 5, 9, 14, 20, 33], [2, 7, 7, 30, 11, 3]])}
+PAIR_IDS = {**TEXT_IDS, "labels": TEXT_IDS["input_ids"]}
 PIXELS = {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "vocab_size": VOCABULARY}
 SMALL = {
@@ -69,6 +74,16 @@ def roberta() -> PretrainedConfig:
 def vit() -> PretrainedConfig:
     sizes = {k: v for k, v in SMALL.items() if k != "max_position_embeddings"}
     return ViTConfig(**sizes, image_size=16, patch_size=4)
+
+
+def t5() -> PretrainedConfig:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+    return T5Config(vocab_size=VOCABULARY, decoder_start_token_id=0, **sizes)
+
+
+def mixture(cls: type[PretrainedConfig]) -> Callable[[], PretrainedConfig]:
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "num_key_value_heads": 1}
+    return lambda: cls(**TOKENS, **SMALL, **experts, head_dim=8)
 
 
 def resnet() -> PretrainedConfig:
@@ -142,7 +157,19 @@ EXACT = {
         bert,
         ia3("key", "value", "output.dense", feedforward_modules=["output.dense"], **CLASSIFIES),
     ),
+    "statistics saved whole": Case(
+        IMAGE,
+        resnet,
+        lora("convolution", modules_to_save=["classifier", "normalization"]),
+        PIXELS,
+    ),
     "an image classifier": Case(IMAGE, vit, lora("query", "projection", **SEES), PIXELS),
+    "encoder and decoder": Case(
+        WRITER, t5, lora("q", "v", "wi", task_type="SEQ_2_SEQ_LM"), PAIR_IDS
+    ),
+    "experts of a mixture, which are one tensor": Case(
+        WRITER, mixture(GptOssConfig), lora("q_proj", target_parameters=["experts.down_proj"])
+    ),
     "convolutions": Case(IMAGE, resnet, lora("convolution", **SEES), PIXELS),
     "convolutions, scaled": Case(IMAGE, resnet, ia3("convolution", **SEES), PIXELS),
     "inputs of convolutions, scaled": Case(
@@ -153,6 +180,8 @@ EXACT = {
 
 def model_class(case: Case) -> Any:
     name = type(case.config()).__name__.removesuffix("Config")
+    if name == "T5":
+        return transformers.T5ForConditionalGeneration
     suffix = "LMHeadModel" if name == "GPT2" and case.kind is WRITER else "For" + HEADS[case.kind]
     return getattr(transformers, name + suffix)
 
@@ -208,6 +237,23 @@ def test_an_adapter_as_peft_saves_it_answers_as_peft_does(name: str, tmp_path: P
 
 
 REFUSED = {
+    "an embedding of several users": (
+        Case(WRITER, t5, lora("q", "shared"), PAIR_IDS),
+        "tied weights",
+    ),
+    "experts of a mixture, which are several tensors": (
+        Case(WRITER, mixture(MixtralConfig), lora(target_parameters=["experts.gate_up_proj"])),
+        "puts together from several",
+    ),
+    "inputs of a convolution in groups": (
+        Case(
+            IMAGE,
+            lambda: ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4),
+            ia3("dwconv", feedforward_modules=["dwconv"], **SEES),
+            PIXELS,
+        ),
+        "convolution in groups",
+    ),
     "output of a tied model": (of_llama(lora("q_proj", "lm_head"), tied=True), "tied weights"),
     "embedding of a tied model": (of_llama(lora("embed_tokens"), tied=True), "tied weights"),
     "both of a tied model": (of_llama(lora("embed_tokens", "lm_head"), tied=True), "tied weights"),
