@@ -10,7 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import BertForSequenceClassification
 
 from infra.families import Family
 from merging.errors import InvalidInput
@@ -103,6 +105,26 @@ def test_what_is_worth_knowing_of_an_expert_that_fits_is_said(base, folder):
     change_table(folder, lambda t: t.assign(label=t["label"].replace(renamed)))
 
     assert "set id2label in its config.json" in " ".join(look(base, folder).remarks)
+
+
+def test_an_adapter_is_opened_as_peft_saves_it(base, folder, tmp_path):
+    """An adapter with a name of its own lies in a folder of that name, without config.json."""
+    labels = json.loads((folder / "config.json").read_text())["label2id"]
+    model = BertForSequenceClassification.from_pretrained(base, num_labels=len(labels))
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], init_lora_weights=False)
+    get_peft_model(model, lora, adapter_name="mine").save_pretrained(tmp_path / "adapter")
+    table = pd.read_parquet(folder / "examples.parquet")
+    table.assign(label=table["label"].map(labels)).to_parquet(tmp_path / "adapter/examples.parquet")
+
+    checked = look(base, tmp_path / "adapter")
+
+    assert checked.contract.passed
+    assert len(checked.expert.head.labels) == len(labels)
+    assert f"trained on {str(base)!r}" in " ".join(checked.remarks)
+
+    table.to_parquet(tmp_path / "adapter/examples.parquet")
+    with pytest.raises(InvalidInput, match=r"model\.config\.save_pretrained\(folder\)"):
+        look(base, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("how", SPOILT)
