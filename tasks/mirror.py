@@ -28,12 +28,13 @@ def repair_mirror(queue: MergeQueue) -> Promotion | None:
     newest = entries[-1]
     versions = queue.registry.merged.of(queue.name)
     present = {version.version for version in versions}
-    for alias, number in ((CHAMPION, newest.version), (PREVIOUS, version_before(entries))):
-        if number is None or number in present:
-            queue.registry.merged.point(queue.name, alias, number)
-        else:
+    aliases = {CHAMPION: newest.version, PREVIOUS: version_before(entries)}
+    for alias, number in tuple(aliases.items()):
+        if number is not None and number not in present:
+            del aliases[alias]
             words = "the alias %s cannot be set: version %d of %s was deleted in MLflow"
             get_run_logger().warning(words, alias, number, queue.name)
+    queue.registry.merged.point(queue.name, aliases)
     for version in versions:
         _settle_version(queue, version, entries)
     try:

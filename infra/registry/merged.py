@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,13 +114,14 @@ class MergedVersions:
         model = find_model(self._client, check_family(family))
         return {alias: int(to) for alias, to in model.aliases.items()} if model else {}
 
-    def point(self, family: str, alias: str, version: int | None) -> None:
-        """Points an alias to a version, or removes it; does nothing where that is so already."""
-        present = self.aliases(family).get(alias)
-        if version is None and present is not None:
-            self._client.delete_registered_model_alias(family, alias)
-        elif version is not None and present != version:
-            self._client.set_registered_model_alias(family, alias, str(version))
+    def point(self, family: str, wanted: Mapping[str, int | None]) -> None:
+        """Points aliases to versions, or removes them; does nothing where that is so already."""
+        present = self.aliases(family)
+        for alias, version in wanted.items():
+            if version is None and alias in present:
+                self._client.delete_registered_model_alias(family, alias)
+            elif version is not None and present.get(alias) != version:
+                self._client.set_registered_model_alias(family, alias, str(version))
 
     def _retag(self, version: MergedVersion, **values: object) -> None:
         retag(self._client, version.family, version.version, version.tags, **values)

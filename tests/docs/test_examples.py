@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from infra.families import Family
 from merging.gate import GatePolicy
 from merging.kinds import ModelKind
+from merging.settings import MergeSettings
 from tests.docs.pages import blocks
 from tests.merging.tiny import WORDS, bert_config, text_table, write_text_expert
 from tests.tiny_tokenizer import write_tokenizer
@@ -47,6 +49,7 @@ def merged(models: Path) -> Path:
     """What the example of docs/method.md makes of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(models)
+        patch.setattr("merging.MergeSettings", partial(MergeSettings, steps=3))
         run("docs/method.md")
     return models / "merged"
 

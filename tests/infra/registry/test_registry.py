@@ -150,13 +150,13 @@ def test_a_review_writes_the_decision_last_and_is_taken_once(registry, calls):
 def test_an_alias_is_moved_and_removed_only_where_it_is_elsewhere(registry, client, monkeypatch):
     assert registry.merged.aliases("no-such-family") == {}
     version = register_candidate(registry, "aliased").version
-    registry.merged.point("aliased", "champion", version)
+    registry.merged.point("aliased", {"champion": version})
     assert registry.merged.aliases("aliased") == {"champion": version}
 
     monkeypatch.setattr(client, "set_registered_model_alias", None)
-    registry.merged.point("aliased", "champion", version)
+    registry.merged.point("aliased", {"champion": version})
 
-    registry.merged.point("aliased", "champion", None)
+    registry.merged.point("aliased", {"champion": None})
     assert registry.merged.aliases("aliased") == {}
 
 
