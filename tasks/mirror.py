@@ -29,12 +29,11 @@ def repair_mirror(queue: MergeQueue) -> Promotion | None:
     versions = queue.registry.merged.of(queue.name)
     present = {version.version for version in versions}
     aliases = {CHAMPION: newest.version, PREVIOUS: version_before(entries)}
-    for alias, number in tuple(aliases.items()):
-        if number is not None and number not in present:
-            del aliases[alias]
-            words = "the alias %s cannot be set: version %d of %s was deleted in MLflow"
-            get_run_logger().warning(words, alias, number, queue.name)
-    queue.registry.merged.point(queue.name, aliases)
+    kept = {alias: to for alias, to in aliases.items() if to is None or to in present}
+    queue.registry.merged.point(queue.name, kept)
+    for alias in [alias for alias in aliases if alias not in kept]:
+        words = "the alias %s cannot be set: version %d of %s was deleted in MLflow"
+        get_run_logger().warning(words, alias, aliases[alias], queue.name)
     for version in versions:
         _settle_version(queue, version, entries)
     try:
