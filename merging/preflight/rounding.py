@@ -13,7 +13,7 @@ from merging.kinds import ModelKind
 from merging.settings import WriteDtype
 from merging.vectors.deltas import dense_delta
 from merging.vectors.expert_set import ExpertSet
-from merging.vectors.rounding import Rounding, own_rounding, rounded, written_specs
+from merging.vectors.rounding import Rounding, own_rounding, rounded, square, written_specs
 
 WORTH_SAYING = 0.05  # Share of ‖τ‖ from which rounding is mentioned.
 
@@ -50,7 +50,7 @@ def rounding_remarks(
         delta = dense_delta(source.delta(name), base, name)
         if delta is None:
             continue
-        change += float(delta.square().sum(dtype=torch.float64))
+        change += square(delta)
         if name in coarse:
             own += own_rounding(expert.files.checkpoint.read(name), delta)
         if name in narrow:
