@@ -11,6 +11,7 @@ from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from merging.errors import InvalidInput
 from merging.gate.decision import judge_expert
+from merging.serving import TaskError
 from tasks.evaluate import score_expert
 from tasks.preflight import IncompatibleExpert, preflight
 from tasks.pull import pull_expert
@@ -34,7 +35,7 @@ def admit(
     for version in waiting:
         try:
             member = look_at(queue, base, deployed, version)
-        except (InvalidInput, IncompatibleExpert, Refused) as error:
+        except (InvalidInput, IncompatibleExpert, Refused, TaskError) as error:
             settle_expert(queue, version, "rejected", str(error))
             bounced.append(bounce(queue, (version.task,), str(error)))
         except (Unreadable, Corrupt) as error:

@@ -27,8 +27,8 @@ OWN = frozenset({*LABELS, *VOLATILE, "problem_type", "architectures", "quantizat
 LONGEST = 1024  # Tokens of the long input, where the model has room for so many.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 REMEDY = (
-    "With this setting the base itself answers otherwise: fine-tune the expert with the base's, or "
-    "correct its config.json where that is what it was trained with."
+    "The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert with "
+    "the base's, or correct its config.json if it was trained with that."
 )
 
 Inputs = dict[str, Tensor]
@@ -42,8 +42,8 @@ def compare_configurations(
     if type(ours) is not type(theirs):
         yield Mismatch("config.model_type", str(ours.model_type), str(theirs.model_type))
         return
-    a, b = ours.to_dict(), theirs.to_dict()
-    differing = [k for k in sorted({*a, *b} - OWN) if a.get(k) != b.get(k)]
+    a, b = _settings(ours.to_dict()), _settings(theirs.to_dict())
+    differing = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
     if not differing:
         return
     asked = Asked(base, ours, kind)
@@ -53,6 +53,15 @@ def compare_configurations(
     guilty = [key for key in differing if not asked.answers_alike(changed[key])]
     for key in guilty or differing:
         yield Mismatch(f"config.{key}", f"{a.get(key)!r:.80}", f"{b.get(key)!r:.80}", REMEDY)
+
+
+def _settings(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration, and those inside it, without what is the head's own."""
+    return {
+        key: _settings(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in OWN
+    }
 
 
 def _with(config: PretrainedConfig, key: str, other: dict[str, Any]) -> PretrainedConfig | None:

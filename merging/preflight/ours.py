@@ -104,7 +104,9 @@ class Ours:
         return generate(self.model, self.encoder, values, CPU)
 
     def learn(self, encoded: Sequence[Encoded]) -> tuple[int, bool]:
-        """One forward and backward pass of learning, each gradient freed as soon as it is final.
+        """Two forward and backward passes of learning, each gradient freed as soon as it is final.
+
+        The second finds an architecture that keeps what the first one made of its parameters.
 
         Returns:
             How many merged tensors got a gradient that is not zero, and whether all were finite.
@@ -122,8 +124,11 @@ class Ours:
             parameter.register_post_accumulate_grad_hook(look)
             for parameter in self.models.merged.values()
         ]
-        found = answers(self.model, self.encoder, encoded, self.alone.kind)
-        objective_loss("labels", *found, None).backward()
+        self.model.train()  # What was kept of earlier passes is forgotten.
+        self.model.eval()
+        for _ in range(2):
+            found = answers(self.model, self.encoder, encoded, self.alone.kind)
+            objective_loss("labels", *found, None).backward()
         for hook in hooks:
             hook.remove()
         return moved, finite

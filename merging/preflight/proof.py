@@ -173,14 +173,17 @@ class Proof:
         with _refused("merged model", "answers to examples one by one and together", ARCHITECTURE):
             alone = [self.ours.texts([value])[0] for value in values]
             together = self.ours.texts(values)
-        for way, answers in (("one by one", alone), ("together", together)):
+        for way, answers, remedy in (
+            ("one by one", alone, SETTINGS),
+            ("together", together, TOGETHER),
+        ):
             for value, (text, margin), ours in zip(values, theirs, answers, strict=True):
                 if text != ours and margin > self.tolerance:
                     expected = f"{text[:80]!r} for {shown(value)}, as transformers answers"
-                    raise Parted(Mismatch("answers", expected, f"{ours[:80]!r} {way}", SETTINGS))
+                    raise Parted(Mismatch("answers", expected, f"{ours[:80]!r} {way}", remedy))
 
     def learn(self) -> None:
-        """One forward and one backward pass on the way that learning takes."""
+        """Forward and backward passes on the way that learning takes."""
         encoded = self.ours.encode(self.specimens.take(range(min(LEARNED, len(self.specimens)))))
         with _refused("learning", "a forward and a backward pass over two examples", ARCHITECTURE):
             moved, finite = self.ours.learn(encoded)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.heads import Head
 from merging.kinds import ModelKind
 from merging.preflight.mismatch import Mismatch
-from merging.vectors.deltas import Source, dense_delta
+from merging.vectors.deltas import FullSource, Source, dense_delta
 from merging.vectors.layout import Layout
 
 # A task vector longer than so many times its base, ‖τ‖ / ‖θp‖ over all tensors, is no fine-tuning.
 LARGEST_CHANGE = 10.0
+# Matrices of two models that were trained apart have a cosine of about zero: .0002 in the median, .02 at
+# most, for MiniLM and another start of it. Its experts have .9999, and with noise of ten times its size
+# it has .1. Below this in the median a full checkpoint comes from another base.
+LEAST_COSINE = 0.05
+CHANCE = 5.0  # Standard deviations, one of which is the root of how many numbers there are.
+ANOTHER_BASE = (
+    "Register it with the family of the base that it was fine-tuned from, or fine-tune it again from this "
+    "family's."
+)
 
 
 def check_values(
@@ -26,13 +37,20 @@ def check_values(
         if not _finite(tensor):
             yield Mismatch(name, "finite values", "NaN or infinity")
     change, size, whole = 0.0, 0.0, True
+    cosines, numbers = [], 0
     for name in backbone_names(base, kind):
         if not base.tensors[name].dtype.is_floating_point:
             continue
         delta = dense_delta(source.delta(name), base, name)
-        size += float(base.read(name).float().square().sum(dtype=torch.float64))
+        original = base.read(name).float()
+        size += float(original.square().sum(dtype=torch.float64))
         if delta is None:
             continue
+        if isinstance(source, FullSource) and original.ndim > 1:
+            numbers += original.numel()
+            cosines.append(
+                float(cosine_similarity(original.flatten(), (original + delta).flatten(), 0))
+            )
         if not _finite(delta):
             whole = False
             yield Mismatch(name, "finite values", "NaN or infinity")
@@ -45,6 +63,9 @@ def check_values(
     elif whole and change > LARGEST_CHANGE**2 * size:
         ratio = f"{(change / size) ** 0.5:.1f} times the base" if size else "a base of zeros"
         yield Mismatch("task vector", f"at most {LARGEST_CHANGE:g} times the base", ratio)
+    elif whole and cosines and median(cosines) < max(LEAST_COSINE, CHANCE / numbers**0.5):
+        found = f"a cosine of {median(cosines):.2f} to the base's in the median: another model than the base"
+        yield Mismatch("task vector", "weights that come from the base's", found, ANOTHER_BASE)
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -100,14 +100,14 @@ def test_an_expert_of_another_base_is_refused_with_what_differs(deployed):
 food/1: – → waiting
 food/1: waiting → rejected: reviews-food/1 does not fit its base:
   config.hidden_size: expected 8, found 16
-With this setting the base itself answers otherwise: fine-tune the expert with the base's, or
-    correct its config.json where that is what it was trained with.
+The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert
+    with the base's, or correct its config.json if it was trained with that.
 log: reviews: food bounced: 〃
 notice bounced: reviews: food bounced: 〃
 > food: bounced. reviews-food/1 does not fit its base:
 > config.hidden_size: expected 8, found 16
-> With this setting the base itself answers otherwise: fine-tune the expert with the base's, or
-    correct its config.json where that is what it was trained with.\
+> The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert
+    with the base's, or correct its config.json if it was trained with that.\
 """)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertForSequenceClassification
 
 from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint
@@ -15,6 +16,7 @@ from merging.kinds import ModelKind
 from merging.preflight.base import check_base
 from merging.preflight.expert import check_expert
 from merging.preflight.mismatch import Mismatch
+from tests.merging.tiny import bert_config
 
 Copy = Callable[[Path], Path]
 
@@ -57,6 +59,12 @@ def enormous(t: dict[str, torch.Tensor]) -> None:
     t[QUERY] *= 1e6
 
 
+def another_base(t: dict[str, torch.Tensor]) -> None:
+    """The same architecture, trained from another start."""
+    other = BertForSequenceClassification(bert_config(num_labels=3)).state_dict()
+    t.update({name: other[name].clone() for name in t if name.startswith("bert.")})
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -65,6 +73,7 @@ def enormous(t: dict[str, torch.Tensor]) -> None:
         (misshapen, "encoder.layer.0.attention.self.query.weight"),
         (not_finite, "encoder.layer.0.attention.self.query.weight"),
         (enormous, "task vector"),
+        (another_base, "task vector"),
     ],
 )
 def test_wrong_tensors_are_named(
