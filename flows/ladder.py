@@ -28,22 +28,21 @@ def climb_ladder(
         InvalidInput, NotEnoughMemory: No rung can be climbed with these settings and this memory.
     """
     log, rungs = get_run_logger(), rungs_to_climb(queue.family, deployed)
-    attempt: Attempt | None = None
+    made: list[Attempt] = []
     for rung in rungs:
         build = Build(queue.family, rung, base, deployed, tuple(arrivals))
         try:
-            attempt = find_attempt(queue, build) or try_build(queue, build, len(rungs))
+            made.append(find_attempt(queue, build) or try_build(queue, build, len(rungs)))
         except (InvalidInput, NotEnoughMemory) as error:
-            if attempt is None and rung == rungs[-1]:
+            if not made and rung == rungs[-1]:
                 raise
             log.warning("%s of %s cannot be tried: %s", rung, describe(arrivals), error)
             continue
-        publish_attempt(attempt)
-        log.info("%s of %s: %s", rung, describe(arrivals), attempt.report.verdict)
-        if isinstance(attempt, Candidate):
+        publish_attempt(made[-1])
+        log.info("%s of %s: %s", rung, describe(arrivals), made[-1].report.verdict)
+        if isinstance(made[-1], Candidate):
             break
-    assert attempt is not None  # else the last rung has raised
-    return attempt
+    return made[-1]
 
 
 def rungs_to_climb(family: Family, deployed: Deployed | None) -> tuple[Rung, ...]:
