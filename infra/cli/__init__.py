@@ -5,7 +5,6 @@ This is the one place in ``infra`` that may import flows and tasks, and nothing 
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 
@@ -18,10 +17,6 @@ from infra.settings import CLIENT_DEFAULTS
 # Torch, transformers, MLflow and Prefect read the environment once, when they are imported.
 for name, value in CLIENT_DEFAULTS.items():
     os.environ.setdefault(name, value)
-
-# Libraries make a million objects while they are imported, none of them garbage; looking for some after
-# every 700, as Python does by default, is a fifth of the time of an idle sweep.
-gc.set_threshold(100_000)
 
 app = typer.Typer(
     cls=FriendlyGroup,
