@@ -11,7 +11,7 @@ from merging.preflight.mismatch import Mismatch
 from merging.preflight.ours import Ours
 from merging.preflight.specimens import shown, size
 
-TEXTS = 2000  # Texts that are read both ways, the longest among them.
+TEXTS = 500  # Texts that are read both ways, the longest among them.
 IMAGES = 8
 # What tokenizers differ in, whatever an expert's texts are: case, accents, spaces, digits, scripts.
 PROBE = "An Ünïcode PROBE,  two spaces\tand “marks”: 1234.5 東京 Жизнь 😀 it's\nok"
