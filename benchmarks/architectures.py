@@ -100,7 +100,8 @@ def send_the_whole_way(one: Architecture, folder: Path) -> Outcome:
             mismatches = prove(opened, expert, one.kind)
         for found in mismatches:
             where = re.sub(r"[\w.]*\.\d+\.[\w.]*", "a tensor", found.tensor)
-            reason = f"{where}: expected {found.expected}, found {found.found}. {found.remedy}"
+            what = found.found.rstrip(".")
+            reason = f"{where}: expected {found.expected}, found {what}. {found.remedy}"
             return Outcome("refused", reason.strip())
     except (MergeQueueError, TaskError) as error:
         return Outcome("refused", sentence(error))
@@ -221,7 +222,7 @@ def rows_of(kind: ModelKind, outcomes: dict[str, Outcome]) -> Iterator[str]:
     for (status, reason), names in sorted(together.items()):
         if status == "exact":
             largest = max(float(outcomes[name].reason) for name in names)
-            reason = f"largest difference of two logits {largest:.0e}"
+            reason = f"two logits differ by at most {largest:.0e}"
         text = reason.replace("|", "\\|").replace("<", "&lt;")
         yield f"| {status} ({len(names)}): {text} | {', '.join(names)} |"
 

@@ -48,6 +48,7 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 GENERATION = "generation_config.json"  # As transformers calls it; beside a head's config.json.
 LONGEST_TEXT = 512  # Tokens of a text, where neither tokenizer nor model has a limit.
 NEW_TOKENS = 64  # Most tokens of a generated answer, where its author says nothing.
+NAMED = 5  # Tensors that a message names.
 BATCH = 32  # Inputs in one forward pass.
 ACCELERATOR_BATCH = 256  # Short texts in one pass of a classifier on an accelerator, at most.
 MOST_PIXELS = 50_000_000  # Of an image, so that decoding one takes a bounded memory.
@@ -88,7 +89,8 @@ def model_class(config: Mapping[str, Any], kind: str) -> tuple[Any, PretrainedCo
         mapped = auto._model_mapping[type(parsed)]  # noqa: SLF001 - nothing public tells the class
     except KeyError as error:
         raise TaskError(
-            f"transformers has no {kind} for model type {parsed.model_type}."
+            f"transformers' {auto.__name__} has no class for model type {parsed.model_type}, so there is "
+            f"no {kind} of it. Use an architecture that has one."
         ) from error
     classes = mapped if isinstance(mapped, tuple) else (mapped,)
     named = [c for c in classes if c.__name__ in (parsed.architectures or ())]
@@ -114,9 +116,12 @@ def assemble(
     """
     model, wrong = load_model(config, kind, tensors)
     if wrong:
+        named = ", ".join(list(wrong.values())[:NAMED])
+        more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise TaskError(
             f"{type(model).__name__}: expected every tensor of the model in its shape, found "
-            f"{', '.join(wrong.values())} missing or misshapen. Save base, expert and head from one model."
+            f"{named}{more} missing or misshapen. Save base, expert and head from one model; "
+            "an architecture whose tensors transformers renames while it loads them cannot be merged."
         )
     if model.can_generate():
         with _quiet_transformers():

@@ -27,6 +27,13 @@ ANOTHER_BASE = (
     "Register it with the family of the base that it was fine-tuned from, or fine-tune it again from this "
     "family's."
 )
+CHANGE_LOST = (
+    "a change of one that transformers joins with others, splits or leaves out while it loads"
+)
+LEAVE_IT = (
+    "Such tensors (experts of a mixture, packed projections) cannot be merged: leave them as the base has "
+    "them while fine-tuning."
+)
 
 
 def check_values(
@@ -55,8 +62,8 @@ def check_values(
             whole = False
             yield Mismatch(name, "finite values", "NaN or infinity")
         if name not in layout.whole and bool(torch.count_nonzero(delta)):
-            change_lost = "changed, and made into another parameter when transformers loads it"
-            yield Mismatch(name, "the base's values, or a parameter of the model", change_lost)
+            expected = "a parameter that transformers takes as it is, or the base's values"
+            yield Mismatch(name, expected, CHANGE_LOST, LEAVE_IT)
         change += float(delta.square().sum(dtype=torch.float64))
     if whole and change == 0:
         yield Mismatch("task vector", "a difference from the base", "zero: nothing was learned")
