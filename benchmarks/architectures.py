@@ -102,7 +102,7 @@ def send_the_whole_way(one: Architecture, folder: Path) -> Outcome:
             where = re.sub(r"[\w.]*\.\d+\.[\w.]*", "a tensor", found.tensor)
             what = found.found.rstrip(".")
             reason = f"{where}: expected {found.expected}, found {what}. {found.remedy}"
-            return Outcome("refused", reason.strip())
+            return Outcome("refused", without_folders(reason).strip())
     except (MergeQueueError, TaskError) as error:
         return Outcome("refused", sentence(error))
     merged = merge(one, base, expert, folder)
@@ -206,9 +206,14 @@ def _report(one: Architecture, connection: Connection) -> None:
 
 
 def sentence(error: Exception) -> str:
-    """The beginning of an error's message, without what differs from run to run."""
-    text = re.sub(r"/\S*/(base|expert)\b", r"\1", " ".join(str(error).split()))
+    """The beginning of an error's message."""
+    text = without_folders(str(error))
     return text if len(text) < 300 else f"{text[:300]} …"
+
+
+def without_folders(text: str) -> str:
+    """A message on one line, and without what differs from run to run."""
+    return re.sub(r"/\S*/(base|expert)\b", r"\1", " ".join(text.split()))
 
 
 def rows_of(kind: ModelKind, outcomes: dict[str, Outcome]) -> Iterator[str]:
