@@ -228,7 +228,7 @@ def rows_of(kind: ModelKind, outcomes: dict[str, Outcome]) -> Iterator[str]:
         if status == "exact":
             largest = max(float(outcomes[name].reason) for name in names)
             reason = f"two logits differ by at most {largest:.0e}"
-        text = reason.replace("|", "\\|").replace("<", "&lt;")
+        text = reason.replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
         yield f"| {status} ({len(names)}): {text} | {', '.join(names)} |"
 
 
