@@ -117,8 +117,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     file = open_tensors(path)
     try:
         metadata = parse_json((file.metadata() or {}).get("json", "{}"))
+        if not isinstance(metadata, dict):
+            raise ValueError("metadata that is no JSON object")
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
+    except (SafetensorError, ValueError) as error:
         raise _not_whole(path, error) from error
 
 

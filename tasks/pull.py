@@ -20,7 +20,7 @@ from merging.errors import InvalidInput
 from merging.experts.expert import open_expert
 from merging.kinds import ModelKind
 from merging.models.folder import MergedFolder
-from merging.preflight.base import check_base
+from merging.preflight.base import check_base_names, open_base
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Deployed, Member, Pulled
 
@@ -35,7 +35,8 @@ def fetch_base(queue: MergeQueue) -> Base:
     """The base checkpoint of the family on local disk.
 
     Raises:
-        InvalidInput: There is none, or no whole one; nothing was downloaded.
+        InvalidInput: There is none, or no whole one; where its files' names show it, nothing was
+            downloaded.
     """
     uri = queue.family.base_uri
     objects = _wanted(queue.store.list(uri), uri)
@@ -46,8 +47,17 @@ def fetch_base(queue: MergeQueue) -> Base:
             found="nothing",
             remedy="Upload the base with `supermerge upload-base`, or correct the family file.",
         )
-    check_base([item.path for item in objects], queue.family.kind, str(uri))
+    check_base_names([item.path for item in objects], queue.family.kind, str(uri))
     directory, files = queue.cache.pull(objects)
+    try:
+        open_base(directory, queue.family.kind).close()
+    except InvalidInput as error:
+        raise InvalidInput(
+            where=f"base of family {queue.name!r}, {Path(error.where).name} below {uri}",
+            expected=error.expected,
+            found=error.found,
+            remedy=f"{error.remedy} Then upload the base again with `supermerge upload-base`.",
+        ) from error
     return Base(directory, *tree_digests(files))
 
 

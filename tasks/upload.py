@@ -11,7 +11,7 @@ from infra.registry.experts import ExpertVersion
 from infra.storage.cache import sha256_file, sha256_tree
 from infra.storage.layout import files_in, left_aside, paths_in
 from infra.storage.store import S3Uri
-from merging.preflight.base import check_base
+from merging.preflight.base import check_base_names, try_base
 from tasks.files import expert_files
 from tasks.inspection import Told
 from tasks.preflight import open_checked
@@ -70,10 +70,12 @@ def upload_base(queue: MergeQueue, directory: Path, report: Report = lambda _: N
     """Uploads the base checkpoint of a family.
 
     Raises:
-        InvalidInput: It is no whole checkpoint; nothing was uploaded.
+        InvalidInput: It is no whole checkpoint, or does not answer; nothing was uploaded.
     """
     files = {path: directory / path for path in files_in(directory)}
-    check_base(files, queue.family.kind, str(directory))
+    check_base_names(files, queue.family.kind, str(directory))
+    report("Loading it and asking it something")
+    try_base(directory, queue.family.kind)
     _upload(queue, files, queue.family.base_uri, report)
     for remark in left_aside(paths_in(directory), str(directory)):
         report(f"Worth knowing: {remark}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,8 @@ class Author:
         self.positions: int | None = None
         self.unexpected: tuple[str, ...] = ()
         with quietly():
-            self.processor = load_processor(
-                folder if brings_processor(folder, kind) else base, kind
-            )
+            names = [path.name for path in folder.iterdir()]
+            self.processor = load_processor(folder if brings_processor(names, kind) else base, kind)
             if expert.files.is_adapter:
                 self.model = self._adapter(base, folder, expert)
             else:
@@ -165,8 +166,8 @@ def load_processor(folder: Path, kind: ModelKind) -> Any:
     return AutoTokenizer.from_pretrained(folder, **OFFLINE)
 
 
-def brings_processor(folder: Path, kind: ModelKind) -> bool:
-    """Whether a folder holds files of a tokenizer or image processor."""
+def brings_processor(names: Iterable[str], kind: ModelKind) -> bool:
+    """Whether files of a tokenizer or image processor are among those of a folder, by their names."""
     texts, images = ("tokenizer*", "vocab.*", "merges.txt", "*.model"), ("*processor_config.json",)
     patterns = images if kind.reads_images else texts
-    return any(any(folder.glob(pattern)) for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)

@@ -1,34 +1,149 @@
-"""Whether a folder or prefix is a base that experts can be merged into."""
+"""Whether a folder or prefix is a base that experts can be merged into.
+
+A base is judged by itself, so that its faults are never put down to an expert: by the names of its
+files before they are fetched, by their content once they are here, and by being loaded and asked
+before it is uploaded.
+"""
 
 from __future__ import annotations
 
+import copy
+import io
 from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from merging.errors import InvalidInput
+from merging.experts.checkpoint import Checkpoint
+from merging.experts.configuration import backbone_class
+from merging.jsonfile import refuse_pointer
 from merging.kinds import ModelKind
+from merging.preflight.author import OFFLINE, brings_processor
+from merging.preflight.quiet import quietly
+from merging.serving import Encoder, TaskError, model_class
 
-TOKENIZER_FILES = (
-    *("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"),
-    *("spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
-)
-PREPROCESSOR = "preprocessor_config.json"
+SAVE = "Give the folder that `save_pretrained` of the model and of its tokenizer or image processor wrote."
+LOADS = "Try it with from_pretrained on this folder alone, and save it again with save_pretrained."
+# A model may have numbers that its files lack (a pooler, a copy of tied weights), but not many more.
+CLAIMED = 4
+SPARE = 1 << 20
 
 
-def check_base(files: Collection[str], kind: ModelKind, where: str) -> None:
+def check_base_names(files: Collection[str], kind: ModelKind, where: str) -> None:
     """Whether a base's files are a checkpoint that can read inputs, by their names alone.
 
-    Without vocabulary transformers would make up a tokenizer that knows no word, and say nothing.
+    Without files of its own transformers would make up a tokenizer that knows no word, and say nothing.
 
     Raises:
         InvalidInput: Weights, configuration, or tokenizer or image processor are missing.
     """
-    readers = (PREPROCESSOR,) if kind.reads_images else TOKENIZER_FILES
     has_weights = any(name.endswith(".safetensors") for name in files)
-    if "config.json" not in files or not has_weights or not set(readers).intersection(files):
+    if "config.json" not in files or not has_weights or not brings_processor(files, kind):
+        reader = "those of an image processor" if kind.reads_images else "those of a tokenizer"
         raise InvalidInput(
             where=where,
-            expected=f"a checkpoint: config.json, safetensors, and one of {', '.join(readers)}",
+            expected=f"a checkpoint: config.json, safetensors, and {reader}",
             found=", ".join(sorted(files)) or "nothing of the kind",
-            remedy="Give the folder that `save_pretrained` of the model and of its tokenizer or image "
-            "processor wrote.",
+            remedy=SAVE,
         )
+
+
+def open_base(directory: Path, kind: ModelKind) -> Checkpoint:
+    """A base whose configuration and headers are sound and whose files are there.
+
+    Raises:
+        InvalidInput: They are not, or transformers has no task model for it.
+    """
+    for path in sorted(directory.iterdir()):
+        if path.suffix in (".json", ".txt", ".model"):
+            refuse_pointer(path)
+    base = Checkpoint.open(directory)
+    if base.wrapper:
+        raise _faulty(directory, "the model's own names", f"{base.wrapper} before each", LOADS)
+    try:
+        model_class(base.config, kind)
+    except TaskError as error:
+        remedy = (
+            "Choose a base of another architecture, or the kind that it has in the family file."
+        )
+        raise _faulty(directory, f"a base for a {kind}", str(error), remedy) from error
+    return base
+
+
+def try_base(directory: Path, kind: ModelKind) -> None:
+    """Loads a base as its author's library does and asks it something, once.
+
+    Raises:
+        InvalidInput: It cannot be opened or loaded, lacks tensors, or answers with NaN.
+    """
+    base = open_base(directory, kind)
+    for name in base.tensors:  # attention on a CPU makes zeros of NaN, so answers do not show it
+        if not bool(torch.isfinite(base.read(name)).all()):
+            raise _faulty(directory, "finite numbers", f"NaN or infinity in {name}", LOADS)
+    cls = _class_of(base, kind)
+    try:
+        with quietly():
+            with torch.device("meta"):  # where tensors take no memory
+                claimed = sum(p.numel() for p in cls(copy.deepcopy(base.parsed)).parameters())
+            held = sum(torch.Size(info.shape).numel() for info in base.tensors.values())
+            if claimed > CLAIMED * held + SPARE:
+                raise ValueError(f"config.json claims {claimed:,} numbers, the files hold {held:,}")
+            model, info = cls.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                **OFFLINE,
+            )
+            missing = sorted(info["missing_keys"])
+            if missing:
+                raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} first")
+            answer = _answer(model.eval(), Encoder(directory, kind, model))
+    except Exception as error:
+        # Libraries raise anything for files that they were not written for.
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        expected = f"a {cls.__name__} that transformers loads and that answers"
+        raise _faulty(directory, expected, found, LOADS) from error
+    if not bool(torch.isfinite(answer).all()):
+        raise _faulty(directory, "finite answers", "NaN or infinity", LOADS)
+
+
+def _class_of(base: Checkpoint, kind: ModelKind) -> Any:
+    """The class that the base was saved from, where transformers has it; what it lacks is missing.
+
+    A generator has to be whole as one, whatever it was saved from.
+    """
+    if not kind.has_head:
+        return model_class(base.config, kind)[0]
+    for name in base.parsed.architectures or ():
+        cls = getattr(transformers, name, None)
+        known = isinstance(cls, type) and issubclass(cls, PreTrainedModel)
+        if known and cls.config_class is type(base.parsed):
+            return cls
+    return backbone_class(base.directory, base.parsed)
+
+
+@torch.inference_mode()
+def _answer(model: Any, encoder: Encoder) -> Tensor:
+    """The first thing that a model gives for one input."""
+    batch = encoder.collate(encoder.encode([_picture() if encoder.reads_images else "1 2 3 4 5"]))
+    if model.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = batch["input_ids"]
+    return model(**batch)[0]
+
+
+def _picture() -> bytes:
+    shades = Image.linear_gradient("L").convert("RGB")
+    file = io.BytesIO()
+    shades.save(file, "PNG")
+    return file.getvalue()
+
+
+def _faulty(directory: Path, expected: str, found: str, remedy: str) -> InvalidInput:
+    return InvalidInput(where=str(directory), expected=expected, found=found, remedy=remedy)

@@ -13,7 +13,7 @@ from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import ExpertFiles
 from merging.kinds import ModelKind
-from merging.preflight.base import check_base
+from merging.preflight.base import check_base_names
 from merging.preflight.expert import check_expert
 from merging.preflight.mismatch import Mismatch
 from tests.merging.tiny import bert_config
@@ -149,6 +149,6 @@ def test_a_pickle_is_refused(
 )
 def test_a_base_that_is_not_whole_is_refused_by_its_files(kind: str, missing: str) -> None:
     whole = {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"}
-    check_base(whole, ModelKind(kind), "s3://bucket/base")
+    check_base_names(whole, ModelKind(kind), "s3://bucket/base")
     with pytest.raises(InvalidInput, match="s3://bucket/base: expected a checkpoint"):
-        check_base(whole - {missing}, ModelKind(kind), "s3://bucket/base")
+        check_base_names(whole - {missing}, ModelKind(kind), "s3://bucket/base")
