@@ -68,7 +68,8 @@ def local_base(directory: Path, kind: ModelKind) -> Base:
         InvalidInput: It is no whole checkpoint.
     """
     files = files_in(directory)
-    check_base(files, kind, str(directory))
+    check_base_names(files, kind, str(directory))
+    open_base(directory, kind).close()
     return Base(directory, *tree_digests({path: sha256_file(directory / path) for path in files}))
 
 

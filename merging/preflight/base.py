@@ -122,7 +122,7 @@ def _class_of(base: Checkpoint, kind: ModelKind) -> Any:
     if not kind.has_head:
         return model_class(base.config, kind)[0]
     for name in base.parsed.architectures or ():
-        cls = getattr(transformers, name, None)
+        cls: Any = getattr(transformers, name, None)
         known = isinstance(cls, type) and issubclass(cls, PreTrainedModel)
         if known and cls.config_class is type(base.parsed):
             return cls
