@@ -9,7 +9,7 @@ from typing import Self
 class ModelKind(StrEnum):
     """A kind of model; as text, in family files and manifests, it is its name.
 
-    Which class of transformers a kind is stands in `merging.serving`: a copy of that file has to find
+    Which class of transformers a kind is stands in `merging.serving`: a copy of that package has to find
     it from the name in a merged model's manifest alone.
 
     Attributes:

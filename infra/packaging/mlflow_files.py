@@ -1,6 +1,6 @@
 """Makes a folder with a merged model loadable by MLflow, without pickle.
 
-MLflow's generic format names a loader module; ``code/merged_model.py`` is a copy of
+MLflow's generic format names a loader module; ``code/merged_model/`` is a copy of
 :mod:`merging.serving`, which needs torch and transformers but nothing of this project, checks the
 manifest's digests, and then reads safetensors and JSON.
 """
@@ -37,8 +37,10 @@ def add_mlflow_files(folder: MergedFolder, kind: ModelKind, model_id: str) -> No
         kind: What its inputs are.
         model_id: Identity of the model; the same identity gives the same bytes.
     """
-    folder.code.mkdir(exist_ok=True)
-    shutil.copyfile(Path(serving.__file__), folder.code / f"{_MODULE}.py")
+    code = folder.code / _MODULE
+    code.mkdir(parents=True, exist_ok=True)
+    for file in sorted(Path(serving.__file__).parent.glob("*.py")):
+        shutil.copyfile(file, code / file.name)
 
     pinned = [f"{name}=={_public(version(name))}" for name in ("mlflow", *_NEEDS)]
     (folder.path / "requirements.txt").write_text("\n".join(pinned) + "\n")
