@@ -7,7 +7,6 @@ before it is uploaded.
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Collection
 from pathlib import Path
@@ -25,14 +24,12 @@ from merging.experts.configuration import backbone_class
 from merging.jsonfile import refuse_pointer
 from merging.kinds import ModelKind
 from merging.preflight.author import OFFLINE, brings_processor
+from merging.preflight.claims import refuse_claim
 from merging.preflight.quiet import quietly
 from merging.serving import Encoder, TaskError, model_class
 
 SAVE = "Give the folder that `save_pretrained` of the model and of its tokenizer or image processor wrote."
 LOADS = "Try it with from_pretrained on this folder alone, and save it again with save_pretrained."
-# A model may have numbers that its files lack (a pooler, a copy of tied weights), but not many more.
-CLAIMED = 4
-SPARE = 1 << 20
 
 
 def check_base_names(files: Collection[str], kind: ModelKind, where: str) -> None:
@@ -89,11 +86,7 @@ def try_base(directory: Path, kind: ModelKind) -> None:
     cls = _class_of(base, kind)
     try:
         with quietly():
-            with torch.device("meta"):  # where tensors take no memory
-                claimed = sum(p.numel() for p in cls(copy.deepcopy(base.parsed)).parameters())
-            held = sum(torch.Size(info.shape).numel() for info in base.tensors.values())
-            if claimed > CLAIMED * held + SPARE:
-                raise ValueError(f"config.json claims {claimed:,} numbers, the files hold {held:,}")
+            refuse_claim(cls, base.parsed, base)
             model, info = cls.from_pretrained(
                 directory,
                 dtype=torch.float32,

@@ -18,6 +18,7 @@ from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.expert import ExpertFiles
 from merging.experts.heads import LABELS, VOLATILE
 from merging.kinds import ModelKind
+from merging.preflight.claims import refuse_claim
 from merging.preflight.mismatch import Mismatch
 from merging.preflight.quiet import quietly
 from merging.serving import model_class
@@ -106,6 +107,7 @@ class Asked:
         cls = cls[0] if isinstance(cls, tuple) else cls
         if not self.kind.has_head:
             cls = model_class(config.to_dict(), self.kind)[0]
+        refuse_claim(cls, config, self.base)
         tensors = {name: self.base.read(name) for name in backbone_names(self.base, self.kind)}
         with quietly(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # What a checkpoint lacks, such as a pooler, starts by chance.

@@ -146,7 +146,7 @@ def test_a_faulty_base_is_refused_in_a_sentence(text_base: Path, copy_of: Copy, 
 
 
 def test_a_base_of_another_kind_is_refused(text_base: Path) -> None:
-    with pytest.raises(InvalidInput, match="no image-classifier for model type bert"):
+    with pytest.raises(InvalidInput, match="has no class for model type bert"):
         open_base(text_base, ModelKind.IMAGE_CLASSIFIER)
     assert open_base(text_base, TEXT).tensors
 

@@ -131,3 +131,22 @@ def test_a_setting_that_one_side_leaves_to_its_default_is_compared_too(tmp_path:
 
 def test_another_architecture_is_one_difference(tmp_path: Path) -> None:
     assert differences(tmp_path, "bert", model_type="roberta") == ["config.model_type"]
+
+
+def test_a_model_is_not_built_that_claims_far_more_numbers_than_its_files_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16,384 wide it would take 5 GB; it is found out where tensors take none."""
+    built: list[int] = []
+    real = LlamaModel.from_pretrained
+    monkeypatch.setattr(
+        LlamaModel,
+        "from_pretrained",
+        lambda *a, config, **more: (
+            built.append(config.hidden_size),
+            real(*a, config=config, **more),
+        )[1],
+    )
+    changes = {"hidden_size": 1 << 14, "intermediate_size": 1 << 14}
+    assert "config.hidden_size" in differences(tmp_path, "llama", **changes)
+    assert set(built) == {8}
