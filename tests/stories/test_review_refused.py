@@ -166,14 +166,14 @@ def test_an_expert_that_is_spoilt_while_it_waits_for_review_is_rejected(candidat
     assert candidate.sweep() == snapshot("""\
 food/1: merging → rejected: reviews-food/1 does not fit its base:
   config.hidden_size: expected 8, found 16
-With this setting the base itself answers otherwise: fine-tune the expert with the base's, or
-    correct its config.json where that is what it was trained with.
+The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert
+    with the base's, or correct its config.json if it was trained with that.
 log: reviews: food bounced: 〃
 notice bounced: reviews: food bounced: 〃
 > food: bounced. reviews-food/1 does not fit its base:
 > config.hidden_size: expected 8, found 16
-> With this setting the base itself answers otherwise: fine-tune the expert with the base's, or
-    correct its config.json where that is what it was trained with.\
+> The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert
+    with the base's, or correct its config.json if it was trained with that.\
 """)
 
 

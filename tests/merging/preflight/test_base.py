@@ -13,6 +13,7 @@ from transformers import (
     AutoImageProcessor,
     BartForConditionalGeneration,
     BertForMaskedLM,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
@@ -47,6 +48,10 @@ T5 = T5Config(
 )  # fmt: skip
 WHOLE = {
     "masked language model, without pooler": (TEXT, lambda: BertForMaskedLM(bert_config())),
+    "encoder alone, without pooler": (
+        TEXT,
+        lambda: BertModel(bert_config(), add_pooling_layer=False),
+    ),
     "decoder for classifiers": (TEXT, lambda: LlamaModel(LLAMA)),
     "decoder": (GENERATOR, lambda: LlamaForCausalLM(LLAMA)),
     "encoder and decoder": (GENERATOR, lambda: BartForConditionalGeneration(bart_config(16))),
