@@ -145,8 +145,11 @@ class Supervisor:
             and _wait_until_healthy(part, record, PATIENCE)
         ):
             return False
-        self.stop(part.name)
-        if part.port is not None and not is_free(part.port):
+        freed = time.monotonic() + (PATIENCE if self.stop(part.name) else 0)
+        while part.port is not None and not is_free(part.port):
+            if time.monotonic() < freed:  # On a busy machine a port outlives its process a little.
+                time.sleep(0.1)
+                continue
             raise Unavailable(
                 f"{part.title} cannot have {part.address}: another program listens there.",
                 "Stop that program, or run `supermerge down` and change `first_port` in "
