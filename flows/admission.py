@@ -9,6 +9,7 @@ from flows.ladder import rungs_to_climb
 from infra.errors import Corrupt, Refused, Unreadable
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
+from infra.registry.tags import ExpertStatus
 from merging.errors import InvalidInput
 from merging.gate.decision import judge_expert
 from merging.serving import TaskError
@@ -33,25 +34,24 @@ def admit(
     members: list[Member] = []
     bounced: list[Outcome] = []
     for version in waiting:
+        status: ExpertStatus
         try:
             member = look_at(queue, base, deployed, version)
         except (InvalidInput, IncompatibleExpert, Refused, TaskError) as error:
-            settle_expert(queue, version, "rejected", str(error))
-            bounced.append(bounce(queue, (version.task,), str(error)))
+            status, reason = "rejected", str(error)
         except (Unreadable, Corrupt) as error:
-            reason = f"{error} Then: supermerge release {version.ref}"
-            settle_expert(queue, version, "held", reason)
-            bounced.append(bounce(queue, (version.task,), reason))
+            status, reason = "held", f"{error} Then: supermerge release {version.ref}"
         except Exception as error:
             if not is_the_experts(error):
                 raise
-            reason = unforeseen("Looking at it", error, version.ref)
-            settle_expert(queue, version, "held", reason)
-            bounced.append(bounce(queue, (version.task,), reason))
+            status, reason = "held", unforeseen("Looking at it", error, version.ref)
         else:
             if member is not None:
                 settle_expert(queue, version, "merging", "")
                 members.append(member)
+            continue
+        settle_expert(queue, version, status, reason)
+        bounced.append(bounce(queue, (version.task,), reason))
     return tuple(members), tuple(bounced)
 
 
@@ -68,7 +68,7 @@ def look_at(
     known = {m.task: m.record for m in deployed.members} if deployed else {}
     present = known.get(version.task)
     if present is not None and present.digest == pulled.digest:
-        reason = f"Same content as {present.name}/{present.version}, which is deployed."
+        reason = f"Same content as {present.ref}, which is deployed."
         settle_expert(queue, version, "merged", reason)
         return None
     member = preflight(queue.family, queue.engine, base, pulled)

@@ -67,7 +67,7 @@ def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Ou
     except Exception as error:
         if not is_the_experts(error):
             raise
-        refs = " ".join(f"{m.record.name}/{m.record.version}" for m in arrivals)
+        refs = " ".join(m.record.ref for m in arrivals)
         status, fault = "held", unforeseen("Merging it", error, refs)
     else:
         if isinstance(attempt, Candidate):

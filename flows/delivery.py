@@ -66,7 +66,7 @@ def hold(queue: MergeQueue, candidate: Candidate, version: MergedVersion, fault:
     """Puts aside a candidate whose files are not what was judged, and what is new in it."""
     arrivals = candidate.build.arrivals
     settle_version(queue, version, "superseded", fault)
-    refs = " and ".join(f"supermerge release {m.record.name}/{m.record.version}" for m in arrivals)
+    refs = " and ".join(f"supermerge release {m.record.ref}" for m in arrivals)
     reason = f"{fault} To build it again: {refs}"
     settle_members(queue, arrivals, "held", reason)
     return bounce(queue, tuple(member.task for member in arrivals), reason)

@@ -55,7 +55,7 @@ def carry_out(queue: MergeQueue, version: MergedVersion) -> str:
     Raises:
         Refused: There is no decision, or it comes too late, or the candidate did not pass.
         Corrupt: The queue never built what the version names.
-        Conflict, Corrupt: See :func:`flows.delivery.promote_candidate`.
+        Conflict, Corrupt, Unreadable: See :func:`flows.delivery.promote_candidate`.
     """
     tags = version.tags
     who = tags.decided_by or f"a person, by {APPROVAL} in MLflow"

@@ -38,7 +38,7 @@ def _side(queue: MergeQueue, number: int) -> dict[str, tuple[str, str, str]]:
         coefficients = Coefficients.load(file)
     return {
         e.task: (
-            f"{e.name}/{e.version}",
+            e.ref,
             f"{scores[e.task]:.3f}" if e.task in scores else "–",
             f"{_mean(coefficients.column(e.task)):.3f}",
         )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from merging.errors import Discrepancy, MergeQueueError
 
+# HTTP statuses of the 4xx kind that another try may not meet again.
+PASSING = frozenset({408, 425, 429})
+
 
 class _Told(MergeQueueError):
     """An error that consists of a reason and of what to do.

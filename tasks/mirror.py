@@ -65,7 +65,7 @@ def _settle_version(
 
 def _settle_experts(queue: MergeQueue, deployed: Sequence[MergedExpert], newest: Promotion) -> None:
     contents = {(e.task, e.digest) for e in deployed}
-    tasks = {e.task: f"{e.name}/{e.version}" for e in deployed}
+    tasks = {e.task: e.ref for e in deployed}
     versions = {(e.name, e.version) for e in deployed}
     for expert in queue.registry.experts.of(queue.name):
         if (expert.name, expert.version) in versions:

@@ -35,7 +35,7 @@ def register_candidate(queue: MergeQueue, candidate: Candidate) -> MergedVersion
             validation=VALIDATIONS[candidate.report.verdict],
             manifest_sha256=manifest.digest,
             champion_at_build=manifest.champion_version or "none",
-            experts={e.task: f"{e.name}/{e.version}" for e in manifest.experts},
+            experts={e.task: e.ref for e in manifest.experts},
             arrivals=tuple(member.task for member in build.arrivals),
             rung=build.rung,
             run_id=run_id(),

@@ -106,7 +106,7 @@ def _shown(member: Member, mlflow: str) -> ShownMember:
     record = member.record
     return ShownMember(
         task=record.task,
-        name=f"{record.name}/{record.version}",
+        name=record.ref,
         digest=record.digest,
         link=version_page(mlflow, record.name, record.version),
         remarks=member.remarks,

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect.cache_policies import NO_CACHE
 
-from infra.errors import Unavailable
+from infra.errors import PASSING, Unavailable
 from merging.errors import MergeQueueError
 
 
@@ -24,7 +24,7 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, MergeQueueError):
         return isinstance(error, Unavailable)
     if (status := _status(error)) is not None:
-        return status >= 500 or status in (408, 425, 429)
+        return status >= 500 or status in PASSING
     servers = ("botocore", "mlflow", "httpx", "requests", "urllib3", "prefect")
     broken = isinstance(error, ConnectionError | TimeoutError)
     return broken or type(error).__module__.startswith(servers)

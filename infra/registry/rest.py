@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 
-from infra.errors import Unavailable, Unreadable
+from infra.errors import PASSING, Unavailable, Unreadable
 
-_PASSING = {408, 409, 425, 429}  # Statuses that another try may not meet again.
+_PASSING = PASSING | {409}
 _TIMEOUT = 60  # Seconds that a call may take.
 
 

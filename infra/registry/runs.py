@@ -105,9 +105,8 @@ class Runs:
         try:
             return self._client.get_run(run_id)
         except Exception as error:
-            if (
-                getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST"
-            ):  # as MLflow's client says
+            # This is what MLflow's own client says; over REST it is Unreadable already.
+            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
                 raise
             words = f"Run {run_id} is gone from MLflow at {self._client.tracking_uri}."
             raise Unreadable(words, "The next attempt makes another.") from error

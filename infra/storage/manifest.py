@@ -32,6 +32,11 @@ class MergedExpert(BaseModel):
     source: str
     digest: str
 
+    @property
+    def ref(self) -> str:
+        """``name/version``, as people write it."""
+        return f"{self.name}/{self.version}"
+
 
 class Manifest(BaseModel):
     """Everything that determines a merged model, and its files.

@@ -16,7 +16,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.errors import Conflict, Unavailable, Unreadable
+from infra.errors import PASSING, Conflict, Unavailable, Unreadable
 from infra.storage.store import S3Uri, StoredObject, missing
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _TRANSFER = TransferConfig(
     multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=8
 )
 _MISSING = {"404", "NoSuchKey", "NotFound"}
-_PASSING = {408, 409, 412, 425, 429}  # Statuses that another try may not meet again.
+_PASSING = PASSING | {409, 412}
 _LOST_RACE = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 
 
