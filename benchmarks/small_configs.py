@@ -16,8 +16,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from merging.kinds import ModelKind
 from merging.serving import AUTO_CLASSES
+from tests.tiny_tokenizer import SPECIAL
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = tuple(f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou")
 TOKENS = {
     "pad_token_id": 0,

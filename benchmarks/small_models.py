@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast, ViTImageProcessorPil
+from transformers import AutoModel, PreTrainedModel, ViTImageProcessorPil
 
-from benchmarks.small_configs import IMAGE, SPECIAL, TOKENS, WORDS, Architecture
+from benchmarks.small_configs import IMAGE, WORDS, Architecture
 from merging.kinds import ModelKind
+from tests.tiny_tokenizer import write_tokenizer
 
 EXAMPLES = 24
 
@@ -32,7 +32,8 @@ def save_models(one: Architecture, base: Path, directory: Path) -> None:
         if one.kind.reads_images:
             ViTImageProcessorPil(size={"height": IMAGE, "width": IMAGE}).save_pretrained(place)
         else:
-            write_tokenizer(place, bool(getattr(config, "type_vocab_size", 0)))
+            has_types = bool(getattr(config, "type_vocab_size", 0))
+            write_tokenizer(place, WORDS, has_types=has_types)
 
 
 @torch.no_grad()
@@ -43,31 +44,6 @@ def move(model: PreTrainedModel, share: float, seed: int) -> None:
         spread = float(parameter.float().std()) if parameter.numel() > 1 else 0.0
         noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
         parameter.add_(noise * share * max(spread, 0.02))
-
-
-def write_tokenizer(directory: Path, has_types: bool) -> None:
-    """A tokenizer of words, which says of each token to which text of a pair it belongs if it has types."""
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *WORDS))}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    ends = [("[CLS]", TOKENS["bos_token_id"]), ("[SEP]", TOKENS["eos_token_id"])]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
-    )
-    inputs = ["input_ids", "attention_mask"]
-    inputs += ["token_type_ids"] if has_types else []
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        mask_token="[MASK]",
-        cls_token="[CLS]",
-        bos_token="[CLS]",
-        sep_token="[SEP]",
-        eos_token="[SEP]",
-        model_max_length=32,
-        model_input_names=inputs,
-    ).save_pretrained(directory)
 
 
 def examples(kind: ModelKind) -> pd.DataFrame:

@@ -11,8 +11,14 @@ from transformers import PreTrainedTokenizerFast
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def write_tokenizer(directory: Path, words: Sequence[str]) -> None:
-    """A WordPiece tokenizer of at most 32 tokens, for the special tokens and then `words`."""
+def write_tokenizer(directory: Path, words: Sequence[str], *, has_types: bool = True) -> None:
+    """A WordPiece tokenizer of at most 32 tokens, for the special tokens and then `words`.
+
+    It says of each token to which text of a pair it belongs, if it has types.
+    """
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    if not has_types:
+        names.remove("token_type_ids")
     vocabulary = {word: index for index, word in enumerate((*SPECIAL, *words))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -31,4 +37,5 @@ def write_tokenizer(directory: Path, words: Sequence[str]) -> None:
         bos_token="[CLS]",
         eos_token="[SEP]",
         model_max_length=32,
+        model_input_names=names,
     ).save_pretrained(directory)
