@@ -79,6 +79,6 @@ def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Ou
     get_run_logger().info("%s do not pass together; trying halves", describe(arrivals))
     half = len(arrivals) // 2
     first = merge(queue, base, arrivals[:half])
-    if any(outcome.verdict == "waits for review" for outcome in first):
-        return first  # The rest is merged onto what the reviewer decides.
+    if any(outcome.waits for outcome in first):
+        return first  # The rest is merged onto what a person decides.
     return (*first, *merge(queue, base, arrivals[half:]))

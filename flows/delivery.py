@@ -10,7 +10,7 @@ from typing import Literal
 
 from prefect import get_run_logger
 
-from infra.errors import Conflict, Corrupt, Refused, Unreadable
+from infra.errors import Conflict, Corrupt, Frozen, Refused, Unreadable
 from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.registry.merged import MergedVersion
@@ -18,6 +18,7 @@ from infra.registry.tags import APPROVAL
 from infra.storage.promotions import Promotion, Recorded
 from merging.errors import MergeQueueError
 from tasks.find import find_deployed
+from tasks.freeze import find_freeze
 from tasks.mirror import repair_mirror
 from tasks.notify import notify
 from tasks.promote import check_health, commit
@@ -32,9 +33,14 @@ class Outcome:
     """What became of some experts that were decided together."""
 
     tasks: tuple[str, ...]
-    verdict: Literal["promoted", "waits for review", "bounced"]
+    verdict: Literal["promoted", "waits for review", "waits for a thaw", "bounced"]
     reason: str
     version: int | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a person has to act before anything is merged on top of it."""
+        return self.verdict.startswith("waits")
 
 
 def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
@@ -51,6 +57,10 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
             promote_candidate(queue, model, "policy: auto", reason)
         except (Corrupt, Unreadable) as error:
             return hold(queue, candidate, version, str(error))
+        except Frozen as error:
+            reason = f"Passed in version {version.version}, which waits. {error}"
+            settle_members(queue, arrivals, "merging", reason)
+            return Outcome(tasks, "waits for a thaw", reason, version.version)
         return Outcome(tasks, "promoted", reason, version.version)
     reason = (
         f"Waits for review of version {version.version}: set its tag {APPROVAL} to approved "
@@ -79,18 +89,25 @@ def promote_candidate(
 
     Raises:
         Refused: The deployed model has changed since the candidate was built.
+        Frozen: A person froze the family, perhaps at this moment.
         Corrupt: Its files are not what was judged.
         Conflict: Another run committed at the same moment.
     """
     newest = find_deployed(queue)
+    if newest and newest.frozen and (frozen := find_freeze(queue)):
+        raise frozen
     manifest = check_health(queue, model)
-    if manifest.champion_sequence != (newest.sequence if newest else 0):
+    deployment = newest.deployment if newest else 0
+    if manifest.champion_sequence != deployment:
         raise Refused(
             f"Version {model.version} was built on promotion {manifest.champion_sequence}, but "
-            f"the newest is {newest.sequence if newest else 0}: the deployed model has changed.",
+            f"the newest is {deployment}: the deployed model has changed.",
             "The next merge builds a new candidate on it.",
         )
-    entry = commit(queue, model, newest, "promote", decided_by, reason)
+    try:
+        entry = commit(queue, model, newest, "promote", decided_by, reason)
+    except Conflict as error:
+        raise find_freeze(queue) or error from None
     with mirror_may_wait():
         repair_mirror(queue)
     subject = f"{queue.name} version {model.version} is deployed"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from prefect import flow, get_run_logger
 
 from flows.delivery import promote_candidate
-from infra.errors import Conflict, Corrupt, Refused, Unreadable
+from infra.errors import Conflict, Corrupt, Frozen, Refused, Unreadable
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
 from infra.registry.merged import MergedVersion
@@ -83,6 +83,8 @@ def carry_out(queue: MergeQueue, version: MergedVersion) -> str:
         )
     try:
         entry = promote_candidate(queue, model, who, tags.review_reason or "Approved in review.")
+    except Frozen as error:
+        return f"Approved by {who}, and waits. {error}"
     except (Refused, Conflict) as error:
         settle_version(queue, version, "superseded", str(error))
         raise

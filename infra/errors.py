@@ -26,6 +26,10 @@ class Refused(_Told):
     """The request is understood but must not be carried out now."""
 
 
+class Frozen(Refused):
+    """A person froze the family; what would be promoted waits until it is thawed."""
+
+
 class Unavailable(_Told):
     """A server, a disk or a device does not do its part now; trying again later may help."""
 

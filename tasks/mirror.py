@@ -26,6 +26,7 @@ def repair_mirror(queue: MergeQueue) -> Promotion | None:
     if not entries:
         return None
     newest = entries[-1]
+    deployed = entries[newest.deployment - 1]
     versions = queue.registry.merged.of(queue.name)
     present = {version.version for version in versions}
     aliases = {CHAMPION: newest.version, PREVIOUS: version_before(entries)}
@@ -35,25 +36,24 @@ def repair_mirror(queue: MergeQueue) -> Promotion | None:
         words = "the alias %s cannot be set: version %d of %s was deleted in MLflow"
         get_run_logger().warning(words, alias, aliases[alias], queue.name)
     for version in versions:
-        _settle_version(queue, version, entries)
+        _settle_version(queue, version, entries, deployed)
     try:
         model = newest.model
         manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
     except (Corrupt, Unreadable) as error:
         get_run_logger().warning("the experts' statuses stay as they are: %s", error)
     else:
-        _settle_experts(queue, manifest.experts, newest)
+        _settle_experts(queue, manifest.experts, deployed)
     return newest
 
 
 def _settle_version(
-    queue: MergeQueue, version: MergedVersion, entries: Sequence[Promotion]
+    queue: MergeQueue, version: MergedVersion, entries: Sequence[Promotion], deployed: Promotion
 ) -> None:
-    newest = entries[-1]
-    if version.version == newest.version:
-        queue.registry.merged.settle(version, "promoted", newest.reason)
+    if version.version == deployed.version:
+        queue.registry.merged.settle(version, "promoted", deployed.reason)
         return
-    left = [e for e in entries if e.previous == version.version]
+    left = [e for e in entries if e.previous == version.version != e.version]
     if not left:
         return
     by = f"by version {left[-1].version} (promotion {left[-1].sequence})."
@@ -63,20 +63,22 @@ def _settle_version(
         queue.registry.merged.settle(version, "superseded", f"Followed {by}")
 
 
-def _settle_experts(queue: MergeQueue, deployed: Sequence[MergedExpert], newest: Promotion) -> None:
-    contents = {(e.task, e.digest) for e in deployed}
-    tasks = {e.task: e.ref for e in deployed}
-    versions = {(e.name, e.version) for e in deployed}
+def _settle_experts(
+    queue: MergeQueue, experts: Sequence[MergedExpert], deployed: Promotion
+) -> None:
+    contents = {(e.task, e.digest) for e in experts}
+    tasks = {e.task: e.ref for e in experts}
+    versions = {(e.name, e.version) for e in experts}
     for expert in queue.registry.experts.of(queue.name):
         if (expert.name, expert.version) in versions:
             if expert.status != "merged":
-                reason = f"Merged in version {newest.version}."
+                reason = f"Merged in version {deployed.version}."
                 queue.registry.experts.settle(expert, "merged", reason)
         elif expert.status == "merged" and (expert.task, expert.tags.digest) not in contents:
             reason = (
                 f"Replaced by {tasks[expert.task]}."
                 if expert.task in tasks
-                else f"Not in the deployed version {newest.version} any more: {newest.reason} "
+                else f"Not in the deployed version {deployed.version} any more: {deployed.reason} "
                 f"To merge it again: supermerge release {expert.ref}"
             )
             queue.registry.experts.settle(expert, "held", reason)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from prefect import task
 
 from infra.flowrun import run_id
 from infra.queue import MergeQueue
 from infra.storage.manifest import Manifest, download_model
-from infra.storage.promotions import Promotion, Recorded
+from infra.storage.promotions import Action, Promotion, Recorded
 from tasks.retry import SIDE_EFFECT
 
 
@@ -35,7 +34,7 @@ def commit(
     queue: MergeQueue,
     model: Recorded,
     after: Promotion | None,
-    action: Literal["promote", "rollback"],
+    action: Action,
     decided_by: str,
     reason: str,
 ) -> Promotion:

@@ -130,7 +130,7 @@ class Build:
     @property
     def champion_sequence(self) -> int:
         """The promotion that the result will follow; 0 for the first."""
-        return self.deployed.promotion.sequence if self.deployed else 0
+        return self.deployed.promotion.deployment if self.deployed else 0
 
     @property
     def settings(self) -> MergeSettings:

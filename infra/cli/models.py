@@ -30,7 +30,9 @@ def history(family: Family) -> None:
         "reason",
     )
     for entry in queue.promotions.entries():
-        scores = gate_scores(queue, queue.registry.merged.get(family, entry.version))
+        deploys = entry.deployment == entry.sequence
+        version = queue.registry.merged.get(family, entry.version) if deploys else None
+        scores = gate_scores(queue, version) if version else {}
         shown.add_row(
             str(entry.sequence),
             f"{entry.time:%Y-%m-%d %H:%M}",

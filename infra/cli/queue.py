@@ -42,6 +42,10 @@ def status(family: Family) -> None:
     entries = queue.promotions.entries()
     champion = f"version {entries[-1].version}" if entries else "none yet"
     console.print(f"[bold]{family}[/bold]: champion {champion}, mode {queue.family.promotion}")
+    if entries and entries[-1].frozen:
+        from tasks.freeze import frozen
+
+        console.print(escape(str(frozen(queue))))
 
     experts = table("Experts", "expert", "task", "status", "reason")
     for expert in queue.registry.experts.of(family):
@@ -128,6 +132,26 @@ def rollback(
 
         entry = run(family, to, decided_by=getpass.getuser(), reason=reason)
     console.print(f"Version {entry.version} is deployed (promotion {entry.sequence}).")
+
+
+def freeze(family: Family, reason: Reason = "") -> None:
+    """From now on nothing is promoted; candidates are still built."""
+    connect()
+    from infra.queue import MergeQueue
+    from tasks.freeze import freeze as run
+
+    entry = run(MergeQueue.open(family), getpass.getuser(), reason)
+    console.print(f"{family} is frozen at version {entry.version} (entry {entry.sequence}).")
+
+
+def thaw(family: Family, reason: Reason = "") -> None:
+    """Ends a freeze; the next merge promotes what passed or was approved meanwhile."""
+    connect()
+    from infra.queue import MergeQueue
+    from tasks.freeze import thaw as run
+
+    entry = run(MergeQueue.open(family), getpass.getuser(), reason)
+    console.print(f"{family} is thawed at version {entry.version} (entry {entry.sequence}).")
 
 
 def audit(family: Family) -> None:

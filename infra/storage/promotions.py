@@ -4,6 +4,9 @@ Each entry is an object ``s3://<bucket>/<family>/promotions/00000042.json``, whi
 ``If-None-Match: *``. That conditional create is the only commit point of the whole queue: of two
 writers one loses and is told so. The deployed model is the newest entry; MLflow's aliases and tags
 only mirror it.
+
+A freeze and a thaw are entries as well: they deploy nothing new, and whatever was to be committed on the
+entry before them loses.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from infra.errors import Conflict, Corrupt
+from infra.errors import Conflict, Corrupt, Frozen
 from infra.storage.store import ObjectStore, S3Uri, StoredObject
 
 _ENTRY = re.compile(r"\d{8}\.json")
@@ -40,8 +43,16 @@ class Recorded:
     manifest_sha256: str
 
 
+Action = Literal["promote", "rollback", "freeze", "thaw"]
+
+
 class Promotion(BaseModel):
-    """One entry of the log."""
+    """One entry of the log.
+
+    Attributes:
+        frozen: Whether nothing may be promoted after it; what is deployed can still be rolled back.
+        deployed_in: The entry that deployed the model, where this one only froze or thawed the family.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,11 +61,18 @@ class Promotion(BaseModel):
     location: str
     manifest_sha256: str
     previous: int | None
-    action: Literal["promote", "rollback"]
+    action: Action
     decided_by: str
     reason: str
     run_id: str
     time: AwareDatetime
+    frozen: bool = False
+    deployed_in: int | None = None
+
+    @property
+    def deployment(self) -> int:
+        """The number of the entry that deployed the model; a freeze or a thaw does not change it."""
+        return self.deployed_in or self.sequence
 
     @property
     def model(self) -> Recorded:
@@ -86,6 +104,13 @@ class PromotionLog:
         items = self._items()
         return self._read(items[-1]) if items else None
 
+    def freeze(self) -> Promotion | None:
+        """The entry by which a person froze the family, or None where it is not frozen."""
+        newest = self.newest()
+        if newest is None or not newest.frozen:
+            return None
+        return next(e for e in reversed(self.entries()) if e.action == "freeze")
+
     def _items(self) -> list[StoredObject]:
         """The objects of the log, numbered from 1 without a gap; other files there are let be."""
         items = [item for item in self._store.list(self._folder) if _ENTRY.fullmatch(item.path)]
@@ -106,13 +131,13 @@ class PromotionLog:
         version: int,
         location: str,
         manifest_sha256: str,
-        action: Literal["promote", "rollback"],
+        action: Action,
         decided_by: str,
         reason: str,
         run_id: str,
         time: datetime,
     ) -> Promotion:
-        """Commits one change of the deployed model.
+        """Commits one change of the deployed model, or of what may follow it.
 
         Args:
             after: The entry that the decision was based on; it must still be the newest.
@@ -127,7 +152,12 @@ class PromotionLog:
 
         Raises:
             Conflict: Somebody else committed after ``after``.
+            Frozen: The family is frozen, and this would promote.
         """
+        frozen = after is not None and after.frozen
+        if frozen and action == "promote":
+            raise Frozen("The family is frozen, so nothing is promoted.", "Thaw it first.")
+        deploys = action in ("promote", "rollback")
         entry = Promotion(
             sequence=after.sequence + 1 if after else 1,
             version=version,
@@ -139,10 +169,12 @@ class PromotionLog:
             reason=reason,
             run_id=run_id,
             time=time,
+            frozen=action == "freeze" or (frozen and action != "thaw"),
+            deployed_in=None if deploys or after is None else after.deployment,
         )
         uri = self._folder / _file_name(entry.sequence)
         try:
-            self._store.create(uri, (entry.model_dump_json(indent=1) + "\n").encode())
+            self._store.create(uri, _written(entry))
         except Conflict:
             # A retry of ours differs only in its time, and must find its own first try.
             there = Promotion.model_validate_json(self._store.read(uri))
@@ -169,6 +201,11 @@ class PromotionLog:
                 remedy="Restore the object from the bucket's older versions.",
             )
         return entry
+
+
+def _written(entry: Promotion) -> bytes:
+    """Without what an entry does not need to say, so that earlier releases read it too."""
+    return (entry.model_dump_json(indent=1, exclude_defaults=True) + "\n").encode()
 
 
 def _file_name(sequence: int) -> str:

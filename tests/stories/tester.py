@@ -146,7 +146,7 @@ class Tester:
         entry = log.newest()
         log.append(
             entry,
-            **entry.model_dump(exclude={"sequence", "previous"})
+            **entry.model_dump(exclude={"sequence", "previous", "frozen", "deployed_in"})
             | {
                 "version": version,
                 "decided_by": "another run",
