@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from infra.errors import Unavailable
-from infra.settings import CLIENT_DEFAULTS, CODE, PREFIX, Settings
+from infra.settings import CLIENT_DEFAULTS, PREFIX, Settings
 from infra.stack.part_files import ADMIN, basic_auth_file, identities_file
 from infra.stack.state import HOST, StackState
 from infra.stack.supervise import Part
@@ -251,16 +251,7 @@ def receiver(state: StackState, settings: Settings) -> Part:
         name="receiver",
         title="Webhook receiver",
         address=address,
-        command=(
-            *PYTHON,
-            "uvicorn",
-            "infra.events.receiver:create_app",
-            "--factory",
-            f"--app-dir={CODE}",  # Otherwise it looks for `infra` in the present folder first.
-            f"--host={HOST}",
-            f"--port={state.receiver_port}",
-            "--no-access-log",
-        ),
+        command=(*PYTHON, "infra.events", HOST, str(state.receiver_port)),
         environment=settings.variables(),
         is_healthy=_answers(f"{address}/health"),
     )

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import threading
 import time
 import uuid
@@ -19,7 +20,9 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from infra.events.receiver import MAX_BODY_BYTES, create_app
+from infra.events.bodies import MAX_BODY_BYTES
+from infra.events.receiver import create_app
+from infra.events.seldom import MOST
 from infra.settings import Settings
 
 SECRET = "shared"
@@ -32,6 +35,9 @@ class Servers:
     events: list[dict[str, Any]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     status: int = 204
+    found: int = 200
+    answer: bytes | None = None
+    asked: list[str] = field(default_factory=list)
     url: str = ""
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
@@ -46,10 +52,12 @@ class Servers:
                 self.end_headers()
 
             def do_GET(self) -> None:
+                servers.asked.append(self.path)
                 tags = [{"key": key, "value": value} for key, value in servers.tags.items()]
-                self.send_response(200)
+                answer = json.dumps({"model_version": {"tags": tags}}).encode()
+                self.send_response(servers.found)
                 self.end_headers()
-                self.wfile.write(json.dumps({"model_version": {"tags": tags}}).encode())
+                self.wfile.write(servers.answer or answer)
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -198,8 +206,89 @@ def test_mlflow_is_asked_to_send_again_while_prefect_does_not_take_it(
     assert set_tag(receiver, "expert", "merge.family", "demo").status_code == 503
 
 
+def claim(**changes: str) -> dict[str, str]:
+    """Headers that look like MLflow's to who has not read the body yet."""
+    headers = {
+        "X-MLflow-Delivery-Id": "d-1",
+        "X-MLflow-Timestamp": str(int(time.time())),
+        "X-MLflow-Signature": f"v1,{'A' * 43}=",
+    }
+    return {**headers, **changes}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        claim(**{"X-MLflow-Signature": ""}),
+        claim(**{"X-MLflow-Signature": "v1,short="}),
+        claim(**{"X-MLflow-Timestamp": "9" * 5000}),
+        claim(**{"X-MLflow-Timestamp": "1"}),
+    ],
+)
+def test_a_body_is_not_read_whose_headers_cannot_be_genuine(
+    receiver: TestClient, headers: dict[str, str]
+) -> None:
+    assert receiver.post("/mlflow", content=b"x" * 100, headers=headers).status_code == 401
+
+
 def test_a_body_beyond_the_limit_is_not_read(receiver: TestClient) -> None:
-    assert receiver.post("/mlflow", content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
+    long = b"x" * (MAX_BODY_BYTES + 1)
+    assert receiver.post("/mlflow", content=long, headers=claim()).status_code == 413
+    parts = iter([long[:65536]] * 40)
+    assert receiver.post("/mlflow", content=parts, headers=claim()).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "answer", [b"not JSON", b"{}", b'{"model_version": 3}', b'{"model_version": {"tags": [{}]}}']
+)
+def test_mlflow_is_asked_to_send_again_where_it_answers_nonsense(
+    receiver: TestClient, servers: Servers, answer: bytes
+) -> None:
+    servers.answer = answer
+    assert set_tag(receiver, "expert", "merge.status", "waiting").status_code == 503
+
+
+def test_an_expert_that_was_deleted_meanwhile_concerns_nobody(
+    receiver: TestClient, servers: Servers
+) -> None:
+    servers.found = 404
+    assert set_tag(receiver, "expert", "merge.status", "waiting").status_code == 204
+    assert servers.events == []
+
+
+def test_it_is_ready_while_its_servers_answer(receiver: TestClient, servers: Servers) -> None:
+    assert receiver.get("/readyz").json() == {"status": "ok"}
+    assert receiver.get("/readyz").status_code == 200
+    assert servers.asked == [
+        "/api/2.0/mlflow/registered-models/search?max_results=1",
+        "/api/health",
+    ]
+
+
+def test_it_is_not_ready_while_one_does_not(receiver: TestClient, servers: Servers) -> None:
+    servers.found = 503
+    answer = receiver.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "status": "not ready",
+        "mlflow": "MLflow answers 503.",
+        "prefect": "Prefect answers 503.",
+    }
+
+
+def test_strangers_cannot_fill_the_log(
+    receiver: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    (seldom,) = logging.getLogger("uvicorn.error").filters
+    seldom.clock = lambda: 60.0
+    for _ in range(MOST + 30):
+        receiver.post("/mlflow", content=b"{}")
+    said = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert len(said) == MOST
+    assert said[-1].endswith("(further ones are left out for a minute)")
+    seldom.clock = lambda: 120.0
+    receiver.post("/mlflow", content=b"{}")
+    assert "refused" in caplog.records[-1].getMessage()
 
 
 def test_health_is_open_and_nothing_else_is(receiver: TestClient) -> None:

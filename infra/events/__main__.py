@@ -1,0 +1,59 @@
+"""Serves the receiver, and gives nobody a connection for long.
+
+    python -m infra.events HOST PORT
+
+A web server alone waits for ever for somebody who sends half of a request, or reads half of an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from infra.events.receiver import create_app
+
+LIFETIME = 30.0
+"""Seconds that a connection may last: one request and its answer."""
+
+
+def serve(app: FastAPI, host: str, port: int, lifetime: float = LIFETIME) -> None:
+    """Serves an application until the process is told to end.
+
+    Args:
+        app: What is served.
+        host: The address to listen on.
+        port: The port to listen on.
+        lifetime: Seconds after which a connection is cut.
+    """
+
+    class Brief(H11Protocol):
+        """A connection that ends by itself."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            """Starts the clock."""
+            super().connection_made(transport)
+            self._end = self.loop.call_later(lifetime, transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            """Stops it."""
+            self._end.cancel()
+            super().connection_lost(exc)
+
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        http=Brief,
+        ws="none",
+        access_log=False,
+        # One request each: what is left of a refused one is not waited for.
+        headers=[("Connection", "close")],
+    )
+
+
+if __name__ == "__main__":
+    serve(create_app(), sys.argv[1], int(sys.argv[2]))
