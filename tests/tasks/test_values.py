@@ -35,7 +35,7 @@ def deployed(*tasks: str, sequence: int = 1) -> Deployed:
     class Entry:
         version = sequence
 
-    Entry.sequence = sequence
+    Entry.sequence = Entry.deployment = sequence
     members = tuple(member(task) for task in tasks)
     return Deployed(Entry, None, MergedFolder(Path("champion")), members)  # type: ignore[arg-type]
 
