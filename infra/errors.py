@@ -34,6 +34,13 @@ class Unavailable(_Told):
     """A server, a disk or a device does not do its part now; trying again later may help."""
 
 
+class Barred(Unavailable):
+    """A server does not let us in: a key or a password is missing, wrong or has expired.
+
+    It stays so until somebody mends it, but it is the matter of no single thing: nothing goes on.
+    """
+
+
 class Unreadable(_Told):
     """One thing cannot be had: it is not there, or its server refuses it.
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +38,7 @@ URL = r"^https?://[^\s/@]+(/[^\s@]*[^\s/@])?$"
 Url = Annotated[str, StringConstraints(pattern=URL)]
 # In trials and tests MLflow's own client works on a database file.
 MlflowUri = Annotated[str, StringConstraints(pattern=rf"{URL}|^sqlite:////[^\s]+$")]
+Checksum = Literal["sha256", "crc32", "none"]
 BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 
 
@@ -56,6 +58,7 @@ class Settings(BaseSettings):
         s3_access_key: With the secret key, or neither: then boto3's own chain (profile, role, `AWS_*`).
         s3_secret_key: The other half.
         s3_region: Where the server cares.
+        s3_checksum: What a server checks uploads by; `none` for those that refuse such a header.
         store_dir: A folder in place of S3, for trials and tests.
         mlflow_uri: MLflow's tracking and registry server; `sqlite:////…` in one process, for tests.
         mlflow_artifact_root: The `s3://` folder behind the server's `mlflow-artifacts:` scheme, so that
@@ -83,6 +86,7 @@ class Settings(BaseSettings):
     s3_access_key: SecretStr | None = None
     s3_secret_key: SecretStr | None = None
     s3_region: str | None = None
+    s3_checksum: Checksum = "sha256"
     store_dir: Folder | None = None
 
     mlflow_uri: MlflowUri
@@ -176,10 +180,10 @@ class Settings(BaseSettings):
         name, _, password = self.prefect_auth.get_secret_value().partition(":")
         return name, password
 
-    def variables(self) -> dict[str, str]:
-        """The SUPERMERGE_* variables that give another process these very settings."""
+    def variables(self, without: Collection[str] = ()) -> dict[str, str]:
+        """The SUPERMERGE_* variables that give another process these settings, but for some."""
         values = self.model_dump(mode="json", exclude_none=True, context={"reveal": True})
-        return {_variable(name): value for name, value in values.items()}
+        return {_variable(name): value for name, value in values.items() if name not in without}
 
     def environment(self) -> dict[str, str]:
         """The variables by which clients of MLflow, S3 and Prefect find and open the servers."""
@@ -189,25 +193,56 @@ class Settings(BaseSettings):
             "AWS_ACCESS_KEY_ID": self.s3_access_key,
             "AWS_SECRET_ACCESS_KEY": self.s3_secret_key,
         }
+        lazy_checksums = "when_required" if self.s3_checksum == "none" else None
         plain = {
             "MLFLOW_TRACKING_URI": self.mlflow_uri,
             "MLFLOW_TRACKING_USERNAME": self.mlflow_username,
             "MLFLOW_S3_ENDPOINT_URL": self.s3_endpoint,
             "AWS_ENDPOINT_URL_S3": self.s3_endpoint,
             "AWS_DEFAULT_REGION": self.s3_region,
+            "AWS_REQUEST_CHECKSUM_CALCULATION": lazy_checksums,
+            "AWS_RESPONSE_CHECKSUM_VALIDATION": lazy_checksums,
             "PREFECT_API_URL": self.prefect_api,
             # A profile in the user's home could name another server and its key.
             "PREFECT_HOME": str(self.state_dir / "prefect"),
+            **self._past_proxies(),
         }
         revealed = {name: value.get_secret_value() for name, value in secrets.items() if value}
         given = {name: value for name, value in plain.items() if value}
         return CLIENT_DEFAULTS | given | revealed
 
     def apply(self) -> None:
-        """Puts `environment()` into os.environ; call it before mlflow or prefect are imported."""
+        """Puts `environment()` into os.environ; call it before mlflow or prefect are imported.
+
+        A token or a profile in the shell would be sent along with the keys of these settings, or take
+        their place; where there are such keys, it is taken out.
+        """
+        for name in self.disturbing():
+            del os.environ[name]
         os.environ.update(self.environment())
 
+    def disturbing(self) -> list[str]:
+        """Variables of the shell that do not go with these settings' own keys for S3."""
+        return [name for name in OTHER_KEYS if self.s3_access_key and name in os.environ]
 
+    def _past_proxies(self) -> dict[str, str]:
+        """A proxy of the shell cannot reach the servers on this machine."""
+        if not any(os.environ.get(name) for name in PROXIES):
+            return {}
+        names = ("NO_PROXY", "no_proxy")
+        hosts = [h for name in names for h in os.environ.get(name, "").split(",") if h]
+        return dict.fromkeys(names, ",".join(dict.fromkeys([*hosts, *LOOPBACK])))
+
+
+OTHER_KEYS = ("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+"""Variables by which a shell opens another S3 than the one of the settings."""
+PROXIES = tuple(
+    f(f"{kind}_proxy") for kind in ("http", "https", "all") for f in (str.lower, str.upper)
+)
+"""Variables by which a shell sends requests through a proxy."""
+PORTS = 16
+"""How many ports, one after the other, the embedded stack has."""
+LOOPBACK = ("127.0.0.1", "localhost")
 CLIENT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -266,6 +301,15 @@ def read_state_file(state_dir: Path) -> dict[str, Any]:
             remedy="Run `supermerge down`, move the file away and run `supermerge up` again.",
         ) from None
     return state
+
+
+def embedded_ports(state_dir: Path) -> range:
+    """The ports of the embedded stack with this state; none where it was never started."""
+    try:
+        first = int(read_state_file(state_dir)["stack"]["first_port"])
+    except (KeyError, TypeError, ValueError, OSError, InvalidInput):
+        return range(0)
+    return range(first, first + PORTS)
 
 
 def _variable(field: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect.cache_policies import NO_CACHE
 
-from infra.errors import PASSING, Unavailable
+from infra.errors import PASSING, Barred, Unavailable
 from merging.errors import MergeQueueError
 
 
@@ -15,7 +15,7 @@ def passes_by_itself(_task: Any, _run: Any, state: Any) -> bool:
     try:
         state.result()
     except Exception as error:  # noqa: BLE001 - asked for by Prefect; nothing is swallowed here
-        return is_transient(error)
+        return is_transient(error) and not isinstance(error, Barred)
     return False
 
 

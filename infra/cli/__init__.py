@@ -50,6 +50,8 @@ app.command()(models.pull)
 @app.callback()
 def configure(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show logs.")) -> None:
     """Sets the log level of every command."""
+    if not verbose:
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = "infra.cli.flow_logs.ConsoleHandler"
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
     # Urllib3 warns of every connection that a parallel download closes.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

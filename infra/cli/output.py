@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -9,23 +13,42 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from infra.settings import Settings
-from merging.errors import MergeQueueError
+from infra.faults import explained
+from infra.settings import Settings, default_state_dir
 
 console = Console()
 errors = Console(stderr=True)
 
 
 class FriendlyGroup(TyperGroup):
-    """Shows the project's own errors as their message; anything else is a defect and is raised."""
+    """Shows what went wrong as a sentence; the traceback of a defect goes into a file."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command; exit status 1 where it is refused."""
+        """Runs the command; exit status 1 where it is refused or fails."""
         try:
             return super().invoke(ctx)
-        except MergeQueueError as error:
-            errors.print(f"[red]{escape(str(error))}[/red]")
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in ("typer", "click"):
+                raise
+            if ctx.params.get("verbose"):
+                errors.print_exception(show_locals=False)  # Locals may hold secrets.
+            told = explained(error) or _defect(error)
+            errors.print(f"[red]{escape(str(told))}[/red]")
             ctx.exit(1)
+
+
+def _defect(error: Exception) -> str:
+    """What people read of an error that nobody foresaw; its traceback is kept for who mends it."""
+    from infra.stack.files import private_folder
+
+    words = f"Something went wrong that should not: {type(error).__name__}: {error}."
+    with suppress(OSError):
+        file = private_folder(default_state_dir() / "logs") / "supermerge.log"
+        with file.open("a") as log:
+            log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {' '.join(sys.argv[1:])}\n")
+            traceback.print_exception(error, file=log)
+        return f"{words} Please report it, with the end of {file}."
+    return f"{words} `supermerge --verbose` shows where."
 
 
 def connect() -> Settings:

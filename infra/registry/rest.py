@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 
-from infra.errors import PASSING, Unavailable, Unreadable
+from infra.faults import in_words, mlflow_server
 
-_PASSING = PASSING | {409}
 _TIMEOUT = 60  # Seconds that a call may take.
 
 
@@ -51,6 +50,7 @@ class RestClient:
     ) -> None:
         """Connects to the server at `uri`, with a name and a password where it asks for them."""
         self.tracking_uri = uri
+        self._server = mlflow_server(uri)
         self._http = httpx.Client(
             base_url=f"{uri}/api/2.0/mlflow/",
             auth=login,
@@ -60,7 +60,7 @@ class RestClient:
 
     def __getattr__(self, name: str) -> Any:
         """Any other method, of MLflow's own client."""
-        return getattr(self._mlflow, name)
+        return _in_words(getattr(self._mlflow, name))
 
     def search_registered_models(self, filter_string: str = "") -> Page:
         """The registered models that a filter selects, with name and aliases."""
@@ -154,20 +154,25 @@ class RestClient:
     def _ask(self, method: str, call: str, **more: Any) -> Any:
         try:
             answer = self._http.request(method, call, **more)
-        except httpx.TransportError as error:
-            raise Unavailable(
-                f"MLflow at {self.tracking_uri} does not answer ({error}).",
-                "Start it with `supermerge up`, or check SUPERMERGE_MLFLOW_URI.",
-            ) from error
-        if answer.is_error:
-            passes = answer.is_server_error or answer.status_code in _PASSING
-            raise (Unavailable if passes else Unreadable)(
-                f"MLflow at {self.tracking_uri} answered {answer.status_code} to {call}: "
-                f"{answer.text[:500]}",
-                "Read its log; where it asks for a password, check SUPERMERGE_MLFLOW_USERNAME and "
-                "SUPERMERGE_MLFLOW_PASSWORD.",
-            )
-        return answer.json()
+        except httpx.HTTPError as error:
+            raise self._server.away(error) from error
+        if not answer.is_success:
+            raise self._server.answered(answer.status_code, call, answer.text)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise self._server.strange(f"{call}: {answer.text[:100]!r}") from error
+
+
+def _in_words(method: Any) -> Any:
+    """The same, with what MLflow's own client raises as the project's errors."""
+
+    @wraps(method)
+    def ask(*arguments: Any, **named: Any) -> Any:
+        with in_words():
+            return method(*arguments, **named)
+
+    return ask
 
 
 def _page(answer: Mapping[str, Any], name: str, read: Any) -> Page:

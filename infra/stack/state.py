@@ -12,13 +12,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from infra.errors import Unavailable
-from infra.settings import PROJECT, Settings, read_state_file, state_file
+from infra.settings import PORTS, PROJECT, Settings, read_state_file, state_file
 from infra.stack.files import private_folder, write_private
 
 HOST = "127.0.0.1"
 # All ports are below the range that Linux and macOS use for outgoing connections.
 LOWEST_PORT, HIGHEST_PORT = 18300, 28300
-BLOCK = 16
+BLOCK = PORTS
 
 
 def _secret() -> SecretStr:

@@ -76,6 +76,9 @@ class FolderStore:
                 if self.read(uri) != data:
                     raise Conflict(str(uri)) from None
 
+    def prove_create(self, folder: S3Uri) -> None:
+        """A hard link fails on a name that is taken, which no disk gets wrong."""
+
     def delete(self, uri: S3Uri) -> None:
         """Removes an object; nothing happens where there is none."""
         path = self._path(uri)

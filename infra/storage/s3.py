@@ -11,47 +11,68 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.errors import PASSING, Conflict, Unavailable, Unreadable
+from infra.errors import Conflict, Refused
+from infra.faults import from_boto, s3_server
 from infra.storage.store import S3Uri, StoredObject, missing
 
 if TYPE_CHECKING:
-    from infra.settings import Settings
+    from infra.settings import Checksum, Settings
 
 _TRANSFER = TransferConfig(
     multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=8
 )
 _MISSING = {"404", "NoSuchKey", "NotFound"}
-_PASSING = PASSING | {409, 412}
+_WITHOUT_WORDS = {"400", "403"}
+_NOT_KNOWN = {"501", "NotImplemented"}
+_PROBE, _WHAT_IT_IS = "conditional-write", b"Shows that an object is created only once.\n"
 _LOST_RACE = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+
+
+def s3_client(settings: Settings, **options: Any) -> Any:
+    """Boto3's client for the S3 of the settings; `options` as its configuration takes them."""
+    access, secret = settings.s3_access_key, settings.s3_secret_key
+    # With keys of its own it does without the profile that a shell may name.
+    without_profile = {"profile": (None, None, None, None)} if access else None
+    session = boto3.Session(botocore_session=botocore.session.Session(without_profile))
+    lazy = "when_required" if settings.s3_checksum == "none" else None
+    config: dict[str, Any] = {
+        "retries": {"max_attempts": 5, "mode": "standard"},
+        "max_pool_connections": 16,
+        "request_checksum_calculation": lazy,
+        "response_checksum_validation": lazy,
+        # In place of a checksum the signature says what has to arrive.
+        "s3": {"payload_signing_enabled": True} if lazy else None,
+    }
+    return session.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=access.get_secret_value() if access else None,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+        config=Config(**(config | options)),
+    )
 
 
 class S3Store:
     """Objects in any S3 that has conditional writes."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, checksum: Checksum = "sha256") -> None:
+        """Speaks through boto3's client; `checksum` is what the server checks uploads by."""
         self._client = client
+        self._checked = {} if checksum == "none" else {"ChecksumAlgorithm": checksum.upper()}
+        self._server = s3_server(client.meta.endpoint_url)
+        self._proved: set[S3Uri] = set()
 
     @classmethod
     def connect(cls, settings: Settings) -> S3Store:
         """A store at the configured endpoint; credentials from settings or boto3's own chain."""
-        access, secret = settings.s3_access_key, settings.s3_secret_key
-        return cls(
-            boto3.client(
-                "s3",
-                endpoint_url=settings.s3_endpoint,
-                region_name=settings.s3_region,
-                aws_access_key_id=access.get_secret_value() if access else None,
-                aws_secret_access_key=secret.get_secret_value() if secret else None,
-                config=Config(
-                    retries={"max_attempts": 5, "mode": "standard"}, max_pool_connections=16
-                ),
-            )
-        )
+        return cls(s3_client(settings), settings.s3_checksum)
 
     def list(self, prefix: S3Uri) -> tuple[StoredObject, ...]:
         """Every object below ``prefix``, in the order of the bytes of their keys."""
@@ -79,9 +100,7 @@ class S3Store:
     def write(self, uri: S3Uri, data: bytes) -> None:
         """Writes a small object, replacing what was there."""
         with self._asking_for(uri):
-            self._client.put_object(
-                Bucket=uri.bucket, Key=uri.key, Body=data, ChecksumAlgorithm="SHA256"
-            )
+            self._client.put_object(Bucket=uri.bucket, Key=uri.key, Body=data, **self._checked)
 
     def create(self, uri: S3Uri, data: bytes) -> None:
         """Creates an object only if it does not exist: of two writers exactly one succeeds.
@@ -89,20 +108,45 @@ class S3Store:
         Raises:
             Conflict: An object with other bytes is already there.
         """
+        self.prove_create(uri.parent)
+        if not self._create(uri, data) and self.read(uri) != data:
+            raise Conflict(str(uri))
+
+    def prove_create(self, folder: S3Uri) -> None:
+        """Shows once that the server creates an object only where there is none.
+
+        It leaves a small object in the folder, which proves it to the next process with one request.
+        """
+        probe = folder / _PROBE
+        if folder not in self._proved:
+            # The first may create the probe; whoever creates it again had the header ignored.
+            if self._create(probe, _WHAT_IT_IS) and self._create(probe, _WHAT_IT_IS):
+                raise Refused(
+                    f"{self._server.at} ignores the header If-None-Match: it created {probe} twice. Of two "
+                    "writers both would believe that theirs is the deployed model.",
+                    "Use a server with conditional writes, such as AWS S3 or SeaweedFS; nothing was "
+                    "committed.",
+                )
+            self._proved.add(folder)
+
+    def _create(self, uri: S3Uri, data: bytes) -> bool:
+        """Whether the server created the object; it did not where there is one."""
         with self._asking_for(uri):
             try:
                 self._client.put_object(
-                    Bucket=uri.bucket,
-                    Key=uri.key,
-                    Body=data,
-                    IfNoneMatch="*",
-                    ChecksumAlgorithm="SHA256",
+                    Bucket=uri.bucket, Key=uri.key, Body=data, IfNoneMatch="*", **self._checked
                 )
             except ClientError as error:
+                if _code(error) in _NOT_KNOWN:
+                    raise Refused(
+                        f"{self._server.at} has no conditional writes ({error}).",
+                        "Use a server that has them, such as AWS S3 or SeaweedFS; nothing was "
+                        "committed.",
+                    ) from error
                 if _code(error) not in _LOST_RACE:
                     raise
-                if self.read(uri) != data:
-                    raise Conflict(str(uri)) from error
+                return False
+        return True
 
     def delete(self, uri: S3Uri) -> None:
         """Removes an object; nothing happens where there is none."""
@@ -125,7 +169,7 @@ class S3Store:
                 str(source),
                 uri.bucket,
                 uri.key,
-                ExtraArgs={"ChecksumAlgorithm": "SHA256"},
+                ExtraArgs=self._checked,
                 Config=_TRANSFER,
             )
 
@@ -148,25 +192,23 @@ class S3Store:
     @contextmanager
     def _asking_for(self, uri: S3Uri) -> Iterator[None]:
         """Turns what boto3 raises into the project's errors, by whether trying again may help."""
-        server = f"The object store at {self._client.meta.endpoint_url}"
         try:
             yield
-        except ClientError as error:
+        except (ClientError, BotoCoreError, Boto3Error) as error:
             if _code(error) in _MISSING:
                 raise missing(uri) from error
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            if 400 <= status < 500 and status not in _PASSING:
-                raise Unreadable(
-                    f"{server} refuses {uri} ({error}).",
-                    "Check that the bucket exists, and that the key in use may do that there.",
-                ) from error
-            raise Unavailable(f"{server} failed on {uri} ({error}).", "Read its log.") from error
-        except (BotoCoreError, Boto3Error) as error:
-            raise Unavailable(
-                f"{server} cannot be asked for {uri} ({error}).",
-                "Start it with `supermerge up`, or check SUPERMERGE_S3_ENDPOINT and the key.",
-            ) from error
+            raise from_boto(self._in_words(error, uri), self._server, str(uri)) from error
+
+    def _in_words(self, error: Exception, uri: S3Uri) -> Exception:
+        """The answer to HEAD has no body: asked otherwise, a server says why it refuses."""
+        if _code(error) not in _WITHOUT_WORDS:
+            return error
+        try:
+            self._client.get_object(Bucket=uri.bucket, Key=uri.key, Range="bytes=0-0")
+        except (ClientError, BotoCoreError) as fuller:
+            return fuller
+        return error
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _code(error: Any) -> str:
+    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))

@@ -45,6 +45,11 @@ class S3Uri:
         """A key below this one."""
         return S3Uri(self.bucket, f"{self.key}/{child}")
 
+    @property
+    def parent(self) -> S3Uri:
+        """The folder that it lies in."""
+        return S3Uri(self.bucket, self.key.rpartition("/")[0])
+
     def __str__(self) -> str:
         """As `s3://bucket/key`."""
         return f"s3://{self.bucket}/{self.key}"
@@ -89,6 +94,14 @@ class ObjectStore(Protocol):
 
         Raises:
             Conflict: Another object is already there.
+            Refused: The store would let two writers succeed; nothing was created.
+        """
+
+    def prove_create(self, folder: S3Uri) -> None:
+        """Shows that in this folder an object is created only where there is none.
+
+        Raises:
+            Refused: The store would let two writers succeed.
         """
 
     def delete(self, uri: S3Uri) -> None:

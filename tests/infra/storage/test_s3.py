@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
+
 import boto3
 import pytest
 from botocore.config import Config
 from botocore.stub import Stubber
 
-from infra.errors import Unavailable, Unreadable
+from infra.errors import Barred, Refused, Unavailable, Unreadable
+from infra.settings import Settings
 from infra.storage.s3 import S3Store
-from infra.storage.store import S3Uri
+from infra.storage.store import S3Uri, connect_store
+from tests.infra.storage.fake_s3 import running
 
 HERE = S3Uri("models", "bases/tiny/config.json")
+
+NOWHERE = {"mlflow_uri": "http://127.0.0.1:9", "prefect_api": "http://127.0.0.1:9/api"}
 
 
 def client(port: int = 9):
@@ -29,9 +36,12 @@ def client(port: int = 9):
     ("status", "code", "error", "told"),
     [
         (404, "NoSuchKey", Unreadable, "does not exist"),
-        (404, "NoSuchBucket", Unreadable, "refuses s3://models/bases/tiny/config.json"),
+        (404, "NoSuchBucket", Unreadable, "has no bucket for s3://models/bases/tiny/config.json"),
         (403, "AccessDenied", Unreadable, "the key in use may do that"),
-        (400, "ExpiredToken", Unreadable, "refuses"),
+        (400, "ExpiredToken", Barred, "does not let us in .* SUPERMERGE_S3_SECRET_KEY"),
+        (403, "SignatureDoesNotMatch", Barred, "does not let us in"),
+        (403, "RequestTimeTooSkewed", Barred, "Set the clock"),
+        (301, "PermanentRedirect", Unreadable, "Set SUPERMERGE_S3_REGION"),
         (429, "TooManyRequests", Unavailable, "failed on"),
         (500, "InternalError", Unavailable, "failed on"),
         (503, "SlowDown", Unavailable, "failed on"),
@@ -46,8 +56,82 @@ def test_what_stays_so_is_told_from_what_passes(status, code, error, told):
 
 
 def test_a_server_that_does_not_answer_is_named():
-    with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:9 cannot be asked"):
+    with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:9 does not answer"):
         S3Store(client()).list(HERE)
+
+
+@pytest.fixture
+def connect(tmp_path, monkeypatch):
+    """Starts a server with its own ways, and gives a store that speaks to it."""
+    monkeypatch.setenv("SUPERMERGE_STATE_DIR", str(tmp_path))
+    with ExitStack() as servers:
+
+        def start(checksum="sha256", **ways):
+            fake = servers.enter_context(running(**ways))
+            settings = Settings(**NOWHERE, **fake.settings, s3_checksum=checksum)
+            return fake, connect_store(settings)
+
+        yield start
+
+
+def test_a_server_that_ignores_the_condition_is_refused_before_anything_is_committed(connect):
+    fake, store = connect(ignores_condition=True)
+    with pytest.raises(Refused, match=r"ignores the header If-None-Match.*nothing was committed"):
+        store.create(S3Uri("models", "f/promotions/00000001.json"), b"{}")
+    assert [path for path in fake.objects if path.endswith(".json")] == []
+
+
+def test_a_server_without_conditional_writes_is_refused(connect):
+    _, store = connect(knows_condition=False)
+    with pytest.raises(Refused, match="has no conditional writes"):
+        store.create(S3Uri("models", "f/promotions/00000001.json"), b"{}")
+
+
+def test_conditional_writes_are_proved_once_with_one_request_where_they_were_proved_before(connect):
+    fake, store = connect()
+    log = S3Uri("models", "f/promotions")
+    for another in (store, S3Store.connect(Settings(**NOWHERE, **fake.settings))):
+        before = len(fake.requests)
+        another.create(log / "1.json", b"{}")
+        another.create(log / "2.json", b"{}")
+        asked = fake.requests[before:]
+    assert [request for request in asked if "conditional-write" in request] == [
+        "PUT /models/f/promotions/conditional-write"
+    ]
+
+
+def test_a_server_without_checksums_is_written_to_where_that_is_set(connect, tmp_path):
+    fake, store = connect(refuses_checksums=True)
+    with pytest.raises(Unreadable, match=r"Unsupported header x-amz-.*checksum"):
+        store.write(HERE, b"x")
+    store = S3Store.connect(Settings(**NOWHERE, **fake.settings, s3_checksum="none"))
+    (tmp_path / "file").write_bytes(b"x")
+    store.write(HERE, b"x")
+    store.create(HERE / "new", b"x")
+    store.upload(tmp_path / "file", HERE)
+    assert store.read(HERE) == b"x"
+
+
+@pytest.mark.parametrize("name", ["AWS_SESSION_TOKEN", "AWS_PROFILE"])
+def test_a_token_and_a_profile_in_the_shell_stay_out_of_a_server_with_keys(
+    name, connect, monkeypatch
+):
+    fake, _ = connect()
+    monkeypatch.setenv(name, "of-yesterday")
+    settings = Settings(**NOWHERE, **fake.settings)
+    connect_store(settings).write(HERE, b"x")
+    assert "of-yesterday" not in str(fake.headers)
+
+    assert settings.disturbing() == [name]
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    settings.apply()
+    assert name not in os.environ
+
+
+def test_why_a_server_refuses_what_has_no_body_is_found_out(connect):
+    _, store = connect(refuses_with="InvalidAccessKeyId")
+    with pytest.raises(Barred, match="InvalidAccessKeyId"):
+        store.exists(HERE)
 
 
 @pytest.mark.parametrize("key", ["run#2", "run?v=2", "a%20b", "lr=1e-4, batch 32", "a+b", "ü"])

@@ -1,0 +1,293 @@
+"""What servers and disks do wrong, as the project's errors: one sentence, and the advice that fits.
+
+Whoever speaks to a server names it as a `Server`, which has the words for what it may answer; `explained`
+finds the words for what a library raised, wherever that comes to light.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from infra.errors import PASSING, Barred, Unavailable, Unreadable
+from infra.settings import default_state_dir, embedded_ports
+from merging.errors import MergeQueueError
+
+_NO_LOGIN, _NO_RIGHT, _PROXY_LOGIN = 401, 403, 407
+_PASSING = PASSING | {409, 412}
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_KEY_IS_WRONG = {
+    *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
+    *("TokenRefreshRequired", "AuthorizationHeaderMalformed", "MissingSecurityHeader"),
+}
+_KEY_IS_MISSING = {
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
+    *("ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError", "NoAuthTokenError"),
+}
+_LONGEST = 500  # Characters that are quoted of an answer.
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server, and what is known of how it was set up.
+
+    Attributes:
+        title: What people call it.
+        address: Where it is.
+        variable: The variable with its address.
+        login: The variables that open it.
+    """
+
+    title: str
+    address: str
+    variable: str
+    login: tuple[str, ...]
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether `supermerge up` starts it, and so knows how to start it again."""
+        ports = embedded_ports(default_state_dir())
+        host, _, rest = self.address.partition("://")[2].partition(":")
+        port = rest.partition("/")[0]
+        return host == "127.0.0.1" and port.isdigit() and int(port) in ports
+
+    def away(self, error: object) -> Unavailable:
+        """It does not answer."""
+        advice = f"See that it runs and can be reached from here, or correct {self.variable}."
+        if self.is_embedded:
+            advice = "Start it with `supermerge up`."
+        return Unavailable(f"{self.at} does not answer ({_said(error)}).", advice)
+
+    def barred(self, error: object) -> Barred:
+        """It does not know who asks."""
+        advice = f"Set {' and '.join(self.login)} to what it knows."
+        if self.is_embedded:
+            advice = (
+                f"It is the embedded stack's: unset {' and '.join(self.login)} and run "
+                "`supermerge up`, which knows the right ones."
+            )
+        return Barred(f"{self.at} does not let us in ({_said(error)}).", advice)
+
+    def strange(self, error: object) -> Unavailable:
+        """What answers there is something else."""
+        return Unavailable(
+            f"{self.at} answers, but not as {self.title} does ({_said(error)}).",
+            f"Something else listens there, or a proxy is in between: correct {self.variable}.",
+        )
+
+    def failed(self, asked: str, error: object) -> Unavailable:
+        """It did not do what it was asked for, which may pass."""
+        advice = "Try again; if it stays so, read the server's log."
+        return Unavailable(f"{self.at} failed on {asked} ({_said(error)}).", advice)
+
+    def answered(self, status: int, asked: str, said: object) -> MergeQueueError:
+        """It answered a request with an error.
+
+        Args:
+            status: The HTTP status.
+            asked: What was asked for.
+            said: What it said.
+        """
+        words = f"{self.at} answered {status} to {asked}: {_said(said)}"
+        if status in (_NO_LOGIN, _PROXY_LOGIN):
+            return self.barred(f"{status} to {asked}: {_said(said)}")
+        if status == _NO_RIGHT:
+            return Unreadable(words, f"Give that right to whom {' and '.join(self.login)} name.")
+        if status >= 500 or status in _PASSING:
+            return Unavailable(words, self.failed(asked, said).remedy)
+        if status < 400:
+            return self.strange(f"{status} to {asked}")
+        return Unreadable(words, "Look at what was asked for; the server's log may say more.")
+
+    @property
+    def at(self) -> str:
+        """How a sentence about it begins."""
+        return f"{self.title} at {self.address}"
+
+
+def s3_server(endpoint: str | None) -> Server:
+    """The object store."""
+    login = ("SUPERMERGE_S3_ACCESS_KEY", "SUPERMERGE_S3_SECRET_KEY")
+    return Server("The object store", endpoint or "AWS", "SUPERMERGE_S3_ENDPOINT", login)
+
+
+def mlflow_server(address: str) -> Server:
+    """The registry."""
+    login = ("SUPERMERGE_MLFLOW_USERNAME", "SUPERMERGE_MLFLOW_PASSWORD")
+    return Server("MLflow", address, "SUPERMERGE_MLFLOW_URI", login)
+
+
+def prefect_server(address: str) -> Server:
+    """What runs the flows."""
+    return Server("Prefect", address, "SUPERMERGE_PREFECT_API", ("SUPERMERGE_PREFECT_AUTH",))
+
+
+def explained(error: BaseException) -> MergeQueueError | None:
+    """What a server, a disk or the network did to raise an error; None where it is none of them."""
+    for fault in _causes(error):
+        if isinstance(fault, MergeQueueError):
+            return fault
+        if told := _explained(fault):
+            return told
+    return None
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Raises what a server or a disk did as the project's error; anything else stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MergeQueueError) or (told := explained(error)) is None:
+            raise
+        raise told from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is used up."""
+    return isinstance(error, OSError) and error.errno in _DISK_FULL
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was made from by the libraries that hide what happened."""
+    yield error
+    for inner in getattr(error, "exceptions", ()):
+        yield from _causes(inner)
+    wrapped = _library(error) == "mlflow" or isinstance(error, RuntimeError)
+    cause = error.__cause__ or (error.__context__ if wrapped else None)
+    if cause is not None:
+        yield from _causes(cause)
+
+
+def _explained(error: BaseException) -> MergeQueueError | None:
+    library = _library(error)
+    if library in ("httpx", "requests") or _is_of(error, "httpx"):
+        return _over_http(error)
+    if library in ("botocore", "boto3", "s3transfer"):
+        return from_boto(error, s3_server(os.environ.get("AWS_ENDPOINT_URL_S3")), "a request")
+    if library == "mlflow":
+        return _from_mlflow(error)
+    if library == "prefect":
+        return Unavailable(f"Prefect: {_said(error)}.", "Run `supermerge up`, then try again.")
+    if library == "sqlalchemy":
+        words = f"The database of MLflow cannot be used: {_said(getattr(error, 'orig', error))}."
+        return Unavailable(words, "See that SUPERMERGE_MLFLOW_URI names one that may be written.")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Unavailable(f"Memory ran out ({_said(error)}).", "Free some, or use more memory.")
+    if isinstance(error, OSError):
+        return _from_system(error)
+    return None
+
+
+def from_boto(error: Any, server: Server, asked: str) -> MergeQueueError:
+    """What boto3 raised, by whether it is the server's, the key's or the one object's affair.
+
+    Args:
+        error: What it raised.
+        server: Who was asked.
+        asked: For what, in words.
+    """
+    context = error.__context__
+    if not hasattr(error, "response") and hasattr(context, "response"):
+        error = context  # What boto3 says of an upload hides what the server said.
+    kind = type(error).__name__
+    if not hasattr(error, "response"):
+        if kind in _KEY_IS_MISSING:
+            return server.barred(error)
+        if kind == "ResponseParserError":
+            return server.strange(error)
+        if kind == "ParamValidationError":
+            return Unreadable(f"{asked} cannot be asked for ({_said(error)}).", "Correct its name.")
+        return server.away(error)
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "RequestTimeTooSkewed":
+        return Barred(f"{server.at}: {_said(error)}.", "Set the clock of this machine.")
+    if code in _KEY_IS_WRONG:
+        return server.barred(error)
+    if code == "NoSuchBucket":
+        words = f"{server.at} has no bucket for {asked}."
+        return Unreadable(words, "Create it, or correct the name in the family file.")
+    if 300 <= status < 400:
+        words = f"{server.at} has {asked} elsewhere ({_said(error)})."
+        return Unreadable(words, "Set SUPERMERGE_S3_REGION, or the region in the address.")
+    if 400 <= status < 500 and status not in _PASSING:
+        return Unreadable(
+            f"{server.at} refuses {asked} ({_said(error)}).",
+            "Check that the bucket exists, and that the key in use may do that there.",
+        )
+    return server.failed(asked, error)
+
+
+def _over_http(error: Any) -> MergeQueueError | None:
+    response = getattr(error, "response", None)
+    try:
+        address = str(error.request.url)
+    except (RuntimeError, AttributeError):  # Httpx does not always know which request it was.
+        return Unavailable(f"A server does not answer ({_said(error)}).", "`supermerge doctor`.")
+    server = server_at(address)
+    if response is None:
+        return server.away(error)
+    path = "/" + address.partition("://")[2].partition("/")[2]
+    return server.answered(response.status_code, path, response.text)
+
+
+def server_at(address: str) -> Server:
+    """The server that an address belongs to, by the addresses that clients were given."""
+    kinds = {"MLFLOW_TRACKING_URI": mlflow_server, "PREFECT_API_URL": prefect_server}
+    known = {kind(os.environ.get(name, "")) for name, kind in kinds.items()}
+    mine = [s for s in known if s.address and f"{address}/".startswith(f"{s.address}/")]
+    if mine:
+        return max(mine, key=lambda server: len(server.address))
+    scheme, _, rest = address.partition("://")
+    return Server(
+        "The server", f"{scheme}://{rest.partition('/')[0]}", "its address", ("its login",)
+    )
+
+
+def _from_mlflow(error: Any) -> MergeQueueError:
+    said = _said(error)
+    server = mlflow_server(os.environ.get("MLFLOW_TRACKING_URI", "its address"))
+    if found := re.search(r"API request to \S+ failed with exception (.*)", said):
+        return server.away(found[1])
+    code = re.search(r"error code (\d{3})", said)
+    status = int(code[1]) if code else getattr(error, "get_http_status_code", lambda: 500)()
+    return server.answered(int(status), "a request", said)
+
+
+def _from_system(error: OSError) -> MergeQueueError | None:
+    if error.errno is None:  # Some library's own, without a word of what the system said.
+        return None
+    where = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
+    words = f"{where or 'The system'}: {error.strerror or _said(error)}."
+    if is_disk_full(error):
+        return Unavailable(
+            words, "Free some space; the cache folder may be deleted, and `supermerge gc` helps."
+        )
+    advice = {
+        errno.EACCES: "Check who may read and write there.",
+        errno.EPERM: "Check who may read and write there.",
+        errno.EROFS: "Set SUPERMERGE_STATE_DIR and SUPERMERGE_CACHE_DIR to where one may write.",
+        errno.EMFILE: "Raise the limit of open files (`ulimit -n`).",
+        errno.ECONNREFUSED: "Start what should listen there: `supermerge up`.",
+        errno.EIO: "The disk is damaged or gone: look at the system's log.",
+    }
+    return Unavailable(words, advice.get(error.errno, "Check the path."))
+
+
+def _library(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _is_of(error: BaseException, library: str) -> bool:
+    return any(kind.__module__.partition(".")[0] == library for kind in type(error).__mro__)
+
+
+def _said(error: object) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words.removesuffix(".")[:_LONGEST]
