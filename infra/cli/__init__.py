@@ -10,7 +10,7 @@ import os
 
 import typer
 
-from infra.cli import checking, experts, models, queue, stack
+from infra.cli import checking, experts, models, queue, stack, status
 from infra.cli.output import FriendlyGroup
 from infra.settings import CLIENT_DEFAULTS
 
@@ -28,7 +28,7 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(queue.demo)
-app.command()(queue.status)
+app.command()(status.status)
 app.command()(experts.upload_base)
 app.command()(checking.check)
 app.command()(experts.register)

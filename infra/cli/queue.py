@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from infra.cli.output import connect, console, step, table
+from infra.cli.output import connect, console, step
 from infra.registry.tags import Approval
 from infra.settings import Settings
 
@@ -30,51 +30,6 @@ def demo(
     from infra.demo.run import run_demo
 
     run_demo(console, fresh=fresh)
-
-
-def status(family: Family) -> None:
-    """Champion, waiting experts, pending candidates, recent promotions."""
-    connect()
-    from infra.queue import MergeQueue
-    from infra.registry.tags import STATUS
-
-    queue = MergeQueue.open(family)
-    entries = queue.promotions.entries()
-    champion = f"version {entries[-1].version}" if entries else "none yet"
-    console.print(f"[bold]{family}[/bold]: champion {champion}, mode {queue.family.promotion}")
-    if entries and entries[-1].frozen:
-        from tasks.freeze import frozen
-
-        console.print(escape(str(frozen(queue))))
-
-    experts = table("Experts", "expert", "task", "status", "reason")
-    for expert in queue.registry.experts.of(family):
-        status = expert.status or escape(expert.tags.malformed[STATUS])
-        experts.add_row(expert.ref, expert.task, status, escape(expert.reason))
-    console.print(experts)
-
-    pending = table("Candidates that wait for review", "version", "experts", "validation", "review")
-    for version in queue.registry.merged.of(family):
-        if version.status == "candidate":
-            tags = version.tags
-            pending.add_row(
-                str(version.version),
-                "\n".join(tags.experts.values()),
-                tags.validation,
-                escape(tags.review),
-            )
-    console.print(pending)
-
-    recent = table("Recent promotions", "no.", "time (UTC)", "version", "action", "decided by")
-    for entry in reversed(entries[-5:]):
-        recent.add_row(
-            str(entry.sequence),
-            f"{entry.time:%Y-%m-%d %H:%M}",
-            str(entry.version),
-            entry.action,
-            escape(entry.decided_by),
-        )
-    console.print(recent)
 
 
 def merge(family: Family) -> None:

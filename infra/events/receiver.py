@@ -1,6 +1,6 @@
 """The door for MLflow's webhooks: checks who sends, and tells Prefect what happened.
 
-    python -m infra.events 127.0.0.1 18302
+    python -m infra.events.serve 127.0.0.1 18302
 
 It decides nothing. An event only says "look at this family": a lost one is made up for by the
 schedule, and one that comes twice has the same id and starts nothing the second time.

@@ -6,6 +6,7 @@ A version's source names a folder in S3; the weights never pass through the MLfl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from infra.names import check_family, check_task
@@ -27,6 +28,7 @@ class ExpertVersion:
     version: int
     source: str
     tags: ExpertTags
+    registered: datetime | None = None
 
     @property
     def ref(self) -> str:
@@ -139,4 +141,5 @@ def _expert(version: ModelVersion) -> ExpertVersion:
         version=int(version.version),
         source=version.source or "",
         tags=ExpertTags.read(version.tags),
+        registered=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
     )

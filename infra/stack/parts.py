@@ -251,7 +251,7 @@ def receiver(state: StackState, settings: Settings) -> Part:
         name="receiver",
         title="Webhook receiver",
         address=address,
-        command=(*PYTHON, "infra.events", HOST, str(state.receiver_port)),
+        command=(*PYTHON, "infra.events.serve", HOST, str(state.receiver_port)),
         environment=settings.variables(),
         is_healthy=_answers(f"{address}/health"),
     )

@@ -31,7 +31,7 @@ def receiver(tmp_path: Path) -> Iterator[tuple[str, int, psutil.Process]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = (
-        "from infra.events.__main__ import serve; from infra.events.receiver import create_app;"
+        "from infra.events.serve import serve; from infra.events.receiver import create_app;"
         f"serve(create_app(), '127.0.0.1', {port}, lifetime={LIFETIME})"
     )
     environment = {

@@ -1,6 +1,6 @@
 """Serves the receiver, and gives nobody a connection for long.
 
-    python -m infra.events HOST PORT
+    python -m infra.events.serve HOST PORT
 
 A web server alone waits for ever for somebody who sends half of a request, or reads half of an answer.
 """
