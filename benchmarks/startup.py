@@ -124,7 +124,7 @@ def sweep() -> None:
 
     settings = Settings.load()
     with httpx.Client(base_url=settings.prefect_api, timeout=60) as client:
-        deployment = client.get("/deployments/name/continual-merge/continual-merge").json()["id"]
+        deployment = client.get(f"/deployments/name/continual-merge/{FAMILY}").json()["id"]
         wanted = {"parameters": {"family": FAMILY}, "state": {"type": "SCHEDULED"}}
         run = client.post(f"/deployments/{deployment}/create_flow_run", json=wanted).json()["id"]
         while client.get(f"/flow_runs/{run}").json()["state_type"] != "COMPLETED":

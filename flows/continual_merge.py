@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from prefect import flow, get_run_logger
 
-from flows.delivery import Outcome
+from flows.delivery import Outcome, Overtaken
 from flows.promote import act_on_review
+from infra.errors import Conflict
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
 from tasks.find import find_reviewed_candidates, find_waiting_experts
 from tasks.mirror import repair_mirror
+
+_TRIES = 3  # How often a run starts over where somebody else changed the deployed model.
 
 
 @flow(name="continual-merge", flow_run_name="continual-merge {family}", persist_result=False)
@@ -30,16 +33,33 @@ def continual_merge(family: str) -> tuple[Outcome, ...]:
     """
     queue = MergeQueue.open(family)
     with one_at_a_time(family):
-        repair_mirror(queue)
-        review_candidates(queue)
-        waiting = find_waiting_experts(queue)
-        if not waiting:
-            get_run_logger().info("no expert is waiting")
-            return ()
-        # Merging needs torch and transformers, whose import takes longer than a whole idle sweep.
-        from flows.arrivals import merge_arrivals
+        for _ in range(_TRIES - 1):
+            try:
+                return sweep(queue)
+            except (Overtaken, Conflict):
+                get_run_logger().warning(
+                    "the deployed model changed meanwhile; starting over on it"
+                )
+        return sweep(queue)
 
-        return merge_arrivals(queue, waiting)
+
+def sweep(queue: MergeQueue) -> tuple[Outcome, ...]:
+    """Acts on reviews, then merges what is waiting.
+
+    Raises:
+        Overtaken, Conflict: Somebody else changed the deployed model meanwhile; nothing was promoted,
+            and what was learned is kept for the next try.
+    """
+    repair_mirror(queue)
+    review_candidates(queue)
+    waiting = find_waiting_experts(queue)
+    if not waiting:
+        get_run_logger().info("no expert is waiting")
+        return ()
+    # Merging needs torch and transformers, whose import takes longer than a whole idle sweep.
+    from flows.arrivals import merge_arrivals
+
+    return merge_arrivals(queue, waiting)
 
 
 def review_candidates(queue: MergeQueue) -> None:

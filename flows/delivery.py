@@ -15,6 +15,7 @@ from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import APPROVAL
+from infra.storage.manifest import Manifest
 from infra.storage.promotions import Promotion, Recorded
 from merging.errors import MergeQueueError
 from tasks.find import find_deployed
@@ -43,8 +44,17 @@ class Outcome:
         return self.verdict.startswith("waits")
 
 
+class Overtaken(Refused):
+    """A candidate was built on what is no longer deployed."""
+
+
 def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
-    """Registers a candidate and promotes it, or leaves it to a reviewer."""
+    """Registers a candidate and promotes it, or leaves it to a reviewer.
+
+    Raises:
+        Overtaken, Conflict: Somebody else has changed the deployed model meanwhile.
+    """
+    check_not_overtaken(candidate.manifest, find_deployed(queue))
     arrivals, report = candidate.build.arrivals, candidate.report
     tasks = tuple(member.task for member in arrivals)
     version = register_candidate(queue, candidate)
@@ -88,7 +98,7 @@ def promote_candidate(
     """Makes a candidate the deployed model, unless anything speaks against it now.
 
     Raises:
-        Refused: The deployed model has changed since the candidate was built.
+        Overtaken: The deployed model has changed since the candidate was built.
         Frozen: A person froze the family, perhaps at this moment.
         Corrupt: Its files are not what was judged.
         Conflict: Another run committed at the same moment.
@@ -97,13 +107,7 @@ def promote_candidate(
     if newest and newest.frozen and (frozen := find_freeze(queue)):
         raise frozen
     manifest = check_health(queue, model)
-    deployment = newest.deployment if newest else 0
-    if manifest.champion_sequence != deployment:
-        raise Refused(
-            f"Version {model.version} was built on promotion {manifest.champion_sequence}, but "
-            f"the newest is {deployment}: the deployed model has changed.",
-            "The next merge builds a new candidate on it.",
-        )
+    check_not_overtaken(manifest, newest)
     try:
         entry = commit(queue, model, newest, "promote", decided_by, reason)
     except Conflict as error:
@@ -114,6 +118,17 @@ def promote_candidate(
     notify(queue.family, Notice("promoted", queue.name, subject, reason))
     get_run_logger().info("%s: %s", subject, reason)
     return entry
+
+
+def check_not_overtaken(manifest: Manifest, newest: Promotion | None) -> None:
+    """Raises Overtaken unless a candidate was built on what is deployed now."""
+    present = newest.deployment if newest else 0
+    if manifest.champion_sequence != present:
+        raise Overtaken(
+            f"The candidate was built on promotion {manifest.champion_sequence}, but the newest is "
+            f"{present}: the deployed model has changed.",
+            "The next merge builds a new candidate on it.",
+        )
 
 
 @contextmanager

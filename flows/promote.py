@@ -11,12 +11,11 @@ from prefect import flow, get_run_logger
 
 from flows.delivery import promote_candidate
 from infra.errors import Conflict, Corrupt, Frozen, Refused, Unreadable
-from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import APPROVAL
 from infra.storage.promotions import Recorded
-from tasks.find import find_arrivals, find_judged, find_version
+from tasks.find import find_arrivals, find_deployed, find_judged, find_version
 from tasks.mirror import repair_mirror
 from tasks.settle import record_review, settle_expert, settle_version
 
@@ -24,6 +23,8 @@ from tasks.settle import record_review, settle_expert, settle_version
 @flow(name="promote", flow_run_name="promote {family} {version}", persist_result=False)
 def promote(family: str, version: int) -> str:
     """Carries out the review of one candidate.
+
+    It waits for nobody: a merge that is under way loses its commit and starts over.
 
     Args:
         family: Name of the family.
@@ -33,9 +34,8 @@ def promote(family: str, version: int) -> str:
         What was done or why not, in words; the same words stand on the version.
     """
     queue = MergeQueue.open(family)
-    with one_at_a_time(family):
-        repair_mirror(queue)
-        return act_on_review(queue, find_version(queue, version))
+    repair_mirror(queue)
+    return act_on_review(queue, find_version(queue, version))
 
 
 def act_on_review(queue: MergeQueue, version: MergedVersion) -> str:
@@ -86,6 +86,9 @@ def carry_out(queue: MergeQueue, version: MergedVersion) -> str:
     except Frozen as error:
         return f"Approved by {who}, and waits. {error}"
     except (Refused, Conflict) as error:
+        newest = find_deployed(queue)
+        if newest is not None and newest.model == model:  # Another run carried it out meanwhile.
+            return tags.review or "It is deployed already."
         settle_version(queue, version, "superseded", str(error))
         raise
     return f"Promoted ({entry.sequence}) at {entry.time:%Y-%m-%d %H:%M} UTC, decided by {who}."

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
+from cronsim import CronSim, CronSimError
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,6 +30,17 @@ Rung = Literal["chain", "relearn", "relearn-row"]
 S3Location = Annotated[
     str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+$")
 ]
+
+
+def _check_cron(line: str) -> str:
+    try:
+        CronSim(line, datetime.now(UTC))
+    except CronSimError as error:
+        raise ValueError(f"{line!r} is no line of cron: {error}") from None
+    return line
+
+
+Cron = Annotated[str, AfterValidator(_check_cron)]
 
 
 class Target(BaseModel):
@@ -59,6 +73,9 @@ class Family(BaseModel):
         merge: How coefficients are learned.
         gate: When a candidate may be promoted.
         notify: Who is told of what happens.
+        schedule: When the queue is swept for what no event told of, in the form of cron; null for
+            never.
+        audit_schedule: When the deployed model is audited, in the same form.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +91,8 @@ class Family(BaseModel):
     merge: MergeSettings = MergeSettings()
     gate: GatePolicy = GatePolicy()
     notify: tuple[Target, ...] = ()
+    schedule: Cron | None = "*/15 * * * *"
+    audit_schedule: Cron | None = "30 3 * * *"
 
     @model_validator(mode="after")
     def _each_rung_is_another_merge(self) -> Self:

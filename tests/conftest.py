@@ -136,8 +136,10 @@ def new_queue(stack: Settings) -> Callable[..., MergeQueue]:
     from infra.queue import MergeQueue
     from tests.e2e.servers import new_family
 
-    def make(promotion: str = "auto", kind: str = "text-classifier") -> MergeQueue:
-        return MergeQueue.open(new_family(stack, promotion, kind), stack)
+    def make(
+        promotion: str = "auto", kind: str = "text-classifier", *, served: bool = False
+    ) -> MergeQueue:
+        return MergeQueue.open(new_family(stack, promotion, kind, served=served), stack)
 
     return make
 
@@ -154,8 +156,8 @@ queue_twin = queue
 
 @pytest.fixture
 def review_queue(new_queue: Callable[..., MergeQueue]) -> MergeQueue:
-    """One whose candidates wait for a person."""
-    return new_queue("review")
+    """One whose candidates wait for a person; see `serve`."""
+    return new_queue("review", served=True)
 
 
 @pytest.fixture
@@ -174,8 +176,9 @@ def serve(stack: Settings) -> Callable[[MergeQueue], AbstractContextManager[None
 
 
 @pytest.fixture
-def served_queue(queue: MergeQueue, serve: Callable) -> Iterator[MergeQueue]:
+def served_queue(new_queue: Callable[..., MergeQueue], serve: Callable) -> Iterator[MergeQueue]:
     """One whose flows start by webhook all along."""
+    queue = new_queue(served=True)
     with serve(queue):
         yield queue
 

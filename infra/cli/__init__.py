@@ -27,6 +27,7 @@ app = typer.Typer(
 
 app.command()(stack.up)
 app.command()(stack.down)
+app.command()(stack.deploy)
 app.command()(queue.demo)
 app.command()(status.status)
 app.command()(experts.upload_base)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from infra.cli.output import console, table
+from infra.cli.output import connect, console, table
 from infra.settings import state_file
 
 if TYPE_CHECKING:
@@ -53,6 +53,27 @@ def down() -> None:
     with console.status("Stopping the stack") as status:
         stop_stack(report=status.update)
     console.print("The stack is down. Its data stays; `supermerge up` goes on where it was.")
+
+
+def deploy(
+    families: Annotated[
+        list[str] | None, typer.Argument(help="Some families; default: all.")
+    ] = None,
+) -> None:
+    """Gives each family file its deployments, schedules and triggers in Prefect; `up` does so too."""
+    from infra.stack.deployments import deploy_families, families_deployed
+    from infra.stack.orchestration import prepare_prefect
+
+    settings = connect()
+    prepare_prefect(settings)
+    for family, done in deploy_families(settings, families):
+        console.print(f"{family}: {escape(done)}")
+    if gone := sorted(families_deployed(settings) - set(settings.family_names())):
+        console.print(
+            f"Without a file here, but in Prefect: {', '.join(gone)}. To end their schedules: "
+            "`prefect deployment delete continual-merge/FAMILY`, and the same for promote, rollback "
+            "and audit."
+        )
 
 
 def _print_parts(parts: list[PartStatus]) -> None:

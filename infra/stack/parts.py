@@ -14,12 +14,12 @@ import httpx
 
 from infra.errors import Unavailable
 from infra.settings import CLIENT_DEFAULTS, PREFIX, Settings
+from infra.stack.orchestration import DECISIONS, POOL
 from infra.stack.part_files import ADMIN, basic_auth_file, identities_file
 from infra.stack.state import HOST, StackState
 from infra.stack.supervise import Part
 from infra.warm.client import address_in, can_listen
 
-POOL = "supermerge"
 RUNS_AT_ONCE = 4
 PYTHON = (sys.executable, "-m")
 PRELOADED = (
@@ -63,7 +63,7 @@ def embedded_settings(state: StackState, state_dir: Path) -> Settings:
 
 def stack_parts(state: StackState, settings: Settings) -> dict[str, Part]:
     """The parts by name; a server that a SUPERMERGE_* variable says is elsewhere is left out."""
-    parts = [receiver(state, settings), worker(state, settings)]
+    parts = [receiver(state, settings), worker(state, settings), decider(state, settings)]
     if not _is_given("s3_endpoint"):
         parts.append(s3(state, settings))
     if not _is_given("mlflow_uri"):
@@ -197,10 +197,20 @@ def prefect(state: StackState, settings: Settings) -> Part:
 
 def worker(state: StackState, settings: Settings) -> Part:
     """Runs the flows, each as a process of its own. Needs the Prefect server."""
-    address = f"http://{HOST}:{state.worker_port}"
+    return _worker(settings, "worker", "Prefect worker", state.worker_port)
+
+
+def decider(state: StackState, settings: Settings) -> Part:
+    """Runs what people decided, also when as many merges are under way as the worker takes."""
+    title = "Decision worker"
+    return _worker(settings, "decider", title, state.decider_port, f"--work-queue={DECISIONS}")
+
+
+def _worker(settings: Settings, name: str, title: str, port: int, *more: str) -> Part:
+    address = f"http://{HOST}:{port}"
     return Part(
-        name="worker",
-        title="Prefect worker",
+        name=name,
+        title=title,
         address=address,
         command=(
             *PYTHON,
@@ -209,16 +219,17 @@ def worker(state: StackState, settings: Settings) -> Part:
             "start",
             f"--pool={POOL}",
             "--type=process",
-            "--name=embedded",
+            f"--name=embedded-{name}",
             f"--limit={RUNS_AT_ONCE}",
             "--with-healthcheck",
+            *more,
         ),
         environment=settings.environment()
         | settings.variables()
         | {
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_WORKER_WEBSERVER_HOST": HOST,
-            "PREFECT_WORKER_WEBSERVER_PORT": str(state.worker_port),
+            "PREFECT_WORKER_WEBSERVER_PORT": str(port),
         },
         is_healthy=_answers(f"{address}/health"),
     )

@@ -17,8 +17,9 @@ from infra.errors import Unavailable
 from infra.events.webhooks import register_webhook
 from infra.settings import Settings, default_state_dir
 from infra.stack.bucket import check_bucket
+from infra.stack.deployments import deploy_families
 from infra.stack.files import private_folder
-from infra.stack.orchestration import deploy_flows, prepare_prefect, set_run_command
+from infra.stack.orchestration import prepare_prefect, set_run_command
 from infra.stack.packages import check_packages
 from infra.stack.part_files import write_part_files
 from infra.stack.parts import embedded_settings, flow_run_command, stack_parts
@@ -77,15 +78,15 @@ def start_stack(
                 report("MLflow sends its webhooks to the receiver")
 
         def deploy() -> None:
-            applied = deploy_flows(settings)
-            report(f"Deployments of prefect.yaml {'applied' if applied else 'are up to date'}")
+            for family, done in deploy_families(settings):
+                report(f"Family {family}: {done}")
 
         def orchestration() -> None:
             ensure("prefect")
             prepare_prefect(settings)
             if "prefect" in mine and "warm" in mine:
                 set_run_command(settings, flow_run_command(settings))
-            _at_once(lambda: ensure("worker"), lambda: ensure("warm"), deploy)
+            _at_once(*(partial(ensure, name) for name in ("worker", "decider", "warm")), deploy)
 
         _at_once(storage, registry, orchestration, lambda: ensure("receiver"))
     return settings
@@ -103,8 +104,8 @@ def stop_stack(state_dir: Path | None = None, *, report: Report = lambda _step: 
             report(f"{name} stopped")
 
     with _one_at_a_time(state_dir):
-        # The worker goes first: it reports the end of its runs while Prefect still answers.
-        stop("worker")
+        # The workers go first: they report the end of their runs while Prefect still answers.
+        _at_once(partial(stop, "worker"), partial(stop, "decider"))
         _at_once(*(partial(stop, name) for name in supervisor.recorded()))
         _remove_sockets(read_state(state_dir))
 

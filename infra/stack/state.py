@@ -72,7 +72,12 @@ class StackState(BaseModel):
     @property
     def s3_inner_ports(self) -> range:
         """Ports that SeaweedFS talks to itself on."""
-        return range(self.first_port + 5, self.first_port + BLOCK)
+        return range(self.first_port + 5, self.first_port + BLOCK - 1)
+
+    @property
+    def decider_port(self) -> int:
+        """Port on which the worker for decisions says whether it is well."""
+        return self.first_port + BLOCK - 1
 
 
 def read_state(state_dir: Path) -> StackState | None:

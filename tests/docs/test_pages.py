@@ -65,7 +65,9 @@ def test_a_module_that_is_to_be_run_exists_with_its_options(page):
     for words in typed(page, "python") + typed(page, ".venv/bin/python"):
         module = words[words.index("-m") + 1] if "-m" in words else None
         if module and module.startswith(("benchmarks", "infra", "docs")):
-            source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+            path = ROOT / module.replace(".", "/")
+            file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+            source = file.read_text()
             for option in (word for word in words if word.startswith("--")):
                 assert f'"{option}"' in source, option
 

@@ -21,10 +21,12 @@ import yaml
 
 from infra.settings import PROJECT, Settings
 from infra.stack import start_stack, stop_stack
-from infra.stack.orchestration import create_family_limits
 from infra.stack.supervise import has_ended
 from infra.storage.store import S3Uri, connect_store
 from tests.once import alone
+
+SERVED = tuple(f"served-{number}" for number in range(1, 6))
+"""Families whose deployments Prefect has."""
 
 
 @contextmanager
@@ -59,9 +61,14 @@ def _start(root: Path, base: Path, run: int) -> None:
     subprocess.Popen(
         watch, cwd=PROJECT, stdin=null, stdout=null, stderr=null, start_new_session=True
     )
-    served_families(root).mkdir(exist_ok=True)
-    os.environ["SUPERMERGE_FAMILIES_DIR"] = str(served_families(root))
+    served = served_families(root)
+    served.mkdir(exist_ok=True)
+    os.environ["SUPERMERGE_FAMILIES_DIR"] = str(served)
+    for name in SERVED:
+        _write_family(served / f"{name}.yaml")
     settings = start_stack(root / "state")
+    for name in SERVED:  # Prefect has their deployments; the receiver hears of them one by one.
+        (served / f"{name}.yaml").unlink()
     store = connect_store(settings)
     for path in base.iterdir():
         store.upload(path, S3Uri("supermerge", "bases/tiny") / path.name)
@@ -84,9 +91,29 @@ def turn(stack: Settings, kind: Literal["shared", "alone"]) -> Iterator[None]:
         yield
 
 
-def new_family(stack: Settings, promotion: str, kind: str) -> str:
-    """Writes the file of a family that no other test uses; gives its name."""
-    name = f"tiny-{uuid4().hex[:12]}"
+def new_family(stack: Settings, promotion: str, kind: str, *, served: bool = False) -> str:
+    """Writes the file of a family that no other test uses; gives its name.
+
+    Args:
+        stack: The servers.
+        promotion: The family's way of promotion.
+        kind: The family's kind of model.
+        served: Whether its flows can be started in the worker.
+    """
+    if not served:
+        name = f"tiny-{uuid4().hex[:12]}"
+        _write_family(stack.families_dir / f"{name}.yaml", promotion, kind)
+        return name
+    for name in SERVED:
+        with suppress(FileExistsError):
+            (stack.families_dir / f"{name}.yaml").touch(exist_ok=False)
+            _write_family(stack.families_dir / f"{name}.yaml", promotion, kind)
+            return name
+    raise AssertionError("add a name to SERVED")
+
+
+def _write_family(file: Path, promotion: str = "auto", kind: str = "text-classifier") -> None:
+    name = file.stem
     family = {
         "name": name,
         "kind": kind,
@@ -97,10 +124,10 @@ def new_family(stack: Settings, promotion: str, kind: str) -> str:
         "device": "cpu",
         "merge": {"steps": 50, "row_share": 0.2, "calibration_size": 128},
         "gate": {"margin": 0.05},
+        "schedule": None,
+        "audit_schedule": None,
     }
-    create_family_limits(stack, [name])
-    (stack.families_dir / f"{name}.yaml").write_text(yaml.safe_dump(family))
-    return name
+    file.write_text(yaml.safe_dump(family))
 
 
 def _stop_after(run: int, state_dir: Path) -> None:

@@ -39,27 +39,44 @@ continual_merge({queue.name!r})
 
 
 @pytest.mark.alone
-def test_a_run_of_the_worker_that_is_killed_counts_as_crashed(stack, served_queue):
+def test_a_run_that_waits_for_its_turn_is_no_process_and_one_that_is_killed_gives_it_up(
+    stack, served_queue
+):
     from infra.flowrun import one_at_a_time
     from infra.stack import stack_status
 
     (warm,) = [part.pid for part in stack_status(stack.state_dir) if part.title == "Warm parent"]
     with (
         httpx.Client(base_url=stack.prefect_api, timeout=60) as prefect,
-        one_at_a_time(served_queue.name),  # so that the run waits for its turn until it is killed
+        one_at_a_time(served_queue.name),  # so that the run stays until it is killed
     ):
-        flow = prefect.get("/deployments/name/continual-merge/continual-merge").json()["id"]
-        wanted = {"parameters": {"family": served_queue.name}}
-        run = prefect.post(f"/deployments/{flow}/create_flow_run", json=wanted).json()["id"]
 
-        def wait_for(state: str) -> None:
+        def start(flow: str) -> str:
+            deployment = f"/deployments/name/{flow}/{served_queue.name}"
+            made = f"/deployments/{prefect.get(deployment).json()['id']}/create_flow_run"
+            return prefect.post(made, json={"state": {"type": "SCHEDULED"}}).json()["id"]
+
+        def state(run: str) -> str:
+            return prefect.get(f"/flow_runs/{run}").json()["state_type"]
+
+        def wait_for(run: str, *wanted: str) -> None:
             deadline = time.monotonic() + 240
-            while (now := prefect.get(f"/flow_runs/{run}").json()["state_type"]) != state:
-                assert time.monotonic() < deadline, f"the run is {now}, not {state}"
+            while (now := state(run)) not in wanted:
+                assert time.monotonic() < deadline, f"the run is {now}, not {wanted}"
                 time.sleep(0.5)
 
-        wait_for("RUNNING")
+        merge = start("continual-merge")
+        wait_for(merge, "RUNNING")
+        waiting = start("continual-merge")
+        wait_for(
+            start("rollback"), "FAILED"
+        )  # There is nothing to go back to, but it had its turn.
+        assert (state(merge), state(waiting)) == ("RUNNING", "SCHEDULED")
+
         for keeper in psutil.Process(warm).children():
             for job in keeper.children():
                 job.kill()
-        wait_for("CRASHED")
+        wait_for(merge, "CRASHED")
+        wait_for(waiting, "RUNNING")
+    with httpx.Client(base_url=stack.prefect_api, timeout=60) as prefect:
+        wait_for(waiting, "COMPLETED")

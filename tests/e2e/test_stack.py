@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from infra.events.webhooks import NAME
 from infra.settings import Settings
 from infra.stack import stack_status, start_stack, stop_stack
+from infra.stack.orchestration import POOL
 from infra.stack.supervise import has_ended
-from tests.e2e.servers import served_families
+from tests.e2e.servers import SERVED, served_families
 
 pytestmark = pytest.mark.e2e
 
@@ -79,11 +80,15 @@ def test_down_ends_everything_and_the_next_up_knows_everything(stack: Settings) 
     assert client(stack).get_object(Bucket=stack.bucket, Key="kept")["Body"].read() == b"kept"
 
 
-def test_prefect_knows_deployments_limits_and_the_end_of_zombies(stack: Settings, queue) -> None:
-    for name in ("continual-merge", "promote", "rollback", "audit"):
-        assert prefect(stack, f"deployments/name/{name}/{name}").json()["status"] == "READY"
-    limit = prefect(stack, f"v2/concurrency_limits/supermerge-{queue.name}").json()
-    assert limit["limit"] == 1
+def test_prefect_knows_each_familys_deployments_its_line_and_the_end_of_zombies(
+    stack: Settings,
+) -> None:
+    for family in SERVED:
+        for flow in ("continual-merge", "promote", "rollback", "audit"):
+            found = prefect(stack, f"deployments/name/{flow}/{family}").json()
+            assert (found["status"], found["parameters"]) == ("READY", {"family": family})
+        line = prefect(stack, f"work_pools/{POOL}/queues/supermerge-{family}").json()
+        assert line["concurrency_limit"] == 1
     automations = httpx.post(f"{stack.prefect_api}/automations/filter", json={}).json()
     assert sum("heartbeat" in automation["name"] for automation in automations) == 1
 

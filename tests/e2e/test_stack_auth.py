@@ -20,6 +20,12 @@ PATIENCE = 300  # seconds; only says when to give up
 
 
 @pytest.fixture
+def queue(new_queue):
+    """One whose flows the worker can run."""
+    return new_queue(served=True)
+
+
+@pytest.fixture
 def guarded(stack: Settings, queue, serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """The stack with authentication and the receiver listening; as it was again afterwards."""
     families = served_families(stack.state_dir.parent)

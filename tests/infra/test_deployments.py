@@ -1,4 +1,4 @@
-"""prefect.yaml names flows that exist, with parameters that they take."""
+"""prefect.yaml names flows that exist, with parameters that they take, for every family."""
 
 from __future__ import annotations
 
@@ -8,59 +8,82 @@ from typing import Any
 import pytest
 import yaml
 from prefect import Flow
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import DeploymentEventTrigger
 from prefect.flows import load_flow_from_entrypoint
 
+from infra.families import Family, load_family
 from infra.settings import PROJECT
-from infra.stack.parts import POOL
+from infra.stack.deployments import fill_in
+from infra.stack.orchestration import DECISIONS, POOL
 
-FILE = yaml.safe_load((PROJECT / "prefect.yaml").read_text())
-DEPLOYMENTS = {deployment["name"]: deployment for deployment in FILE["deployments"]}
-every_deployment = pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
+DEMO = load_family("demo", PROJECT / "infra" / "families")
 
 
-def load(name: str) -> Flow[..., Any]:
-    path, _, function = DEPLOYMENTS[name]["entrypoint"].partition(":")
+def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
+    path, _, function = deployment["entrypoint"].partition(":")
     return load_flow_from_entrypoint(f"{PROJECT / path}:{function}")
 
 
-def given_parameters(name: str) -> list[dict[str, Any]]:
-    deployment = DEPLOYMENTS[name]
-    sources = [*deployment.get("schedules", []), *deployment.get("triggers", [])]
-    return [source["parameters"] for source in sources]
+def filled(**changes: Any) -> dict[str, dict[str, Any]]:
+    family = Family.model_validate(DEMO.model_dump(mode="json") | changes)
+    return {flow_of(d).name: d for d in fill_in(family, PROJECT)}
 
 
-def test_the_four_deployments_are_there() -> None:
-    assert set(DEPLOYMENTS) == {"continual-merge", "promote", "rollback", "audit"}
+FILLED = filled()
+every_flow = pytest.mark.parametrize("flow", sorted(FILLED))
 
 
-@every_deployment
-def test_a_deployment_runs_the_flow_of_its_name_in_the_pool(name: str) -> None:
-    assert load(name).name == name
-    assert DEPLOYMENTS[name]["work_pool"]["name"] == POOL
+def test_each_family_has_four_deployments_with_its_name() -> None:
+    assert set(FILLED) == {"continual-merge", "promote", "rollback", "audit"}
+    assert {(d["name"], d["parameters"]["family"]) for d in FILLED.values()} == {("demo", "demo")}
 
 
-@every_deployment
-def test_schedules_and_triggers_give_exactly_what_the_flow_needs(name: str) -> None:
-    signature = inspect.signature(load(name).fn)
-    for parameters in given_parameters(name):
-        signature.bind(**parameters)
+def test_what_takes_long_waits_in_the_familys_line_and_what_people_decided_does_not() -> None:
+    line = {"name": POOL, "work_queue_name": "supermerge-demo"}
+    at_once = {"name": POOL, "work_queue_name": DECISIONS}
+    assert {flow: d["work_pool"] for flow, d in FILLED.items()} == {
+        "continual-merge": line,
+        "audit": line,
+        "promote": at_once,
+        "rollback": at_once,
+    }
 
 
-@every_deployment
-def test_triggers_are_what_prefect_understands(name: str) -> None:
-    for trigger in DEPLOYMENTS[name].get("triggers", []):
+@every_flow
+def test_schedules_and_triggers_give_exactly_what_the_flow_needs(flow: str) -> None:
+    deployment = FILLED[flow]
+    signature = inspect.signature(flow_of(deployment).fn)
+    for source in [{}, *deployment["schedules"], *deployment.get("triggers", [])]:
+        given = deployment["parameters"] | source.get("parameters", {})
+        if flow != "promote" or source:  # By hand a person says which version.
+            signature.bind(**given)
+
+
+@every_flow
+def test_triggers_are_what_prefect_understands_and_of_the_family_alone(flow: str) -> None:
+    for trigger in FILLED[flow].get("triggers", []):
         DeploymentEventTrigger.model_validate({k: v for k, v in trigger.items() if k != "type"})
+        assert trigger["match"] == {"prefect.resource.id": "supermerge.family.demo"}
 
 
-@pytest.mark.parametrize("name", ["continual-merge", "audit"])
-def test_every_shipped_family_is_scheduled(name: str) -> None:
-    shipped = PROJECT / "infra" / "families"
-    scheduled = {schedule["parameters"]["family"] for schedule in DEPLOYMENTS[name]["schedules"]}
-    assert scheduled == {path.stem for path in shipped.glob("*.yaml")}
+def test_schedules_are_the_familys_or_none() -> None:
+    for deployment in FILLED.values():
+        for schedule in deployment["schedules"]:
+            CronSchedule(cron=schedule["cron"])
+    other = filled(schedule="7 * * * *", audit_schedule=None)
+    assert [s["cron"] for s in other["continual-merge"]["schedules"]] == ["7 * * * *"]
+    assert other["audit"]["schedules"] == []
+
+
+def test_what_changes_the_deployments_changes_their_version_and_nothing_else_does() -> None:
+    version = FILLED["audit"]["version"]
+    assert filled(gate={"margin": 0.01})["audit"]["version"] == version
+    assert filled(schedule="7 * * * *")["audit"]["version"] != version
+    assert fill_in(DEMO, PROJECT / "elsewhere")[0]["version"] != version
 
 
 def test_no_path_of_a_machine_is_written_down() -> None:
-    (step,) = FILE["pull"]
+    (step,) = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["pull"]
     (arguments,) = step.values()
     assert arguments["directory"] == "{{ $SUPERMERGE_PROJECT_DIR }}"

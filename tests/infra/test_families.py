@@ -48,6 +48,7 @@ def test_a_minimal_family_has_defaults_for_all_else(tmp_path):
         ({"bucket": None}, "bucket"),
         ({"name": "y"}, "name: x"),
         ({"notify": [{"mail": "a@b.c"}]}, "mail"),
+        ({"schedule": "every hour"}, "no line of cron"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, changes, named):

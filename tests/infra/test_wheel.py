@@ -104,7 +104,7 @@ def test_an_installed_wheel_runs_in_a_folder_with_packages_of_the_same_names(whe
         assert "champion none yet" in supermerge("status", "demo")
         settings = Settings.load(folder / ".supermerge")
         with httpx.Client(base_url=settings.prefect_api) as prefect:
-            deployment = prefect.get("/deployments/name/continual-merge/continual-merge").json()
+            deployment = prefect.get("/deployments/name/continual-merge/demo").json()
             created = f"/deployments/{deployment['id']}/create_flow_run"
             run = prefect.post(created, json={"parameters": {"family": "demo"}}).json()
             while run["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):

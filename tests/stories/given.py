@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class GivenEngine:
         rules: What comes of certain merges; the last that applies counts.
         slowness: How many times as long as the deployed model a candidate takes to answer.
         sickness: What the health check finds.
+        while_learning: What else happens during the next merge's learning.
         unreadable: Tasks whose experts break whatever loads them, in a way that nobody foresaw.
     """
 
@@ -56,6 +57,7 @@ class GivenEngine:
     rules: list[Rule] = field(default_factory=list)
     slowness: float = 1.0
     sickness: Exception | None = None
+    while_learning: Callable[[], object] | None = None
     unreadable: set[str] = field(default_factory=set)
 
     def copy(self) -> GivenEngine:
@@ -69,6 +71,9 @@ class GivenEngine:
         return ()
 
     def learn(self, experts: ExpertSet, settings: MergeSettings, **more: Any) -> Learned:
+        act, self.while_learning = self.while_learning, None
+        if act:
+            act()
         tasks = experts.tasks
         rung = "relearn-row" if settings.granularity == "row" else "relearn"
         rung = "chain" if more["frozen"] else rung

@@ -172,10 +172,7 @@ food/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
 version 2: – → candidate
-> s3://models/reviews/promotions/00000002.json was created by another writer first. Nothing was
-    changed; run the command again to decide on the new state.\
-""")
-    assert deployed.sweep() == snapshot("""\
+log: the deployed model changed meanwhile; starting over on it
 version 1 (promoted): Meanwhile.
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
@@ -189,6 +186,10 @@ food/1: merging → merged: Merged in version 3.
 notice promoted: reviews version 3 is deployed: 〃
 log: reviews version 3 is deployed: 〃
 > food: promoted. 〃\
+""")
+    assert deployed.sweep() == snapshot("""\
+log: no expert is waiting
+> No expert is waiting.\
 """)
 
 
@@ -288,14 +289,28 @@ log: no expert is waiting
 """)
 
 
-def test_a_merge_that_is_under_way_loses_against_a_rollback(two):
+def test_a_merge_that_is_under_way_loses_against_a_rollback_and_starts_over(two):
     two.land("sport", 90)
     two.meanwhile(lambda: two.types("rollback reviews"))
     assert two.sweep() == snapshot("""\
-> s3://models/reviews/promotions/00000003.json was created by another writer first. Nothing was
-    changed; run the command again to decide on the new state.\
+log: the deployed model changed meanwhile; starting over on it
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport: passed
+version 4: – → candidate
+champion is version 4
+previous is version 1
+version 1: promoted → superseded: Followed by version 4 (promotion 4).
+version 4: candidate → promoted: Merges sport; the gate passed on every task.
+sport/1: merging → merged: Merged in version 4.
+notice promoted: reviews version 4 is deployed: 〃
+log: reviews version 4 is deployed: 〃
+> sport: promoted. 〃\
 """)
-    assert [entry.version for entry in two.queue.promotions.entries()] == [1, 2, 1]
+    assert [entry.version for entry in two.queue.promotions.entries()] == [1, 2, 1, 4]
+    assert two.sweep() == snapshot("""\
+log: no expert is waiting
+> No expert is waiting.\
+""")
 
 
 def test_a_rollback_loses_against_a_promotion_at_the_same_moment_and_says_so(two):

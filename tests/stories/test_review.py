@@ -279,10 +279,34 @@ def test_the_page_of_the_flow_run_tells_the_decision(candidate):
     )
 
 
-def test_every_flow_but_a_rollback_takes_its_turn_in_the_line_of_its_family(candidate):
+def test_only_merges_and_audits_take_their_turn_in_the_line_of_their_family(candidate):
+    """What a person decides waits for no merge."""
     candidate.watch.turns.clear()
-    for command in ("merge", "approve", "audit"):
-        candidate.types(f"{command} reviews" + " 2" * (command == "approve"))
-    assert candidate.watch.turns == ["supermerge-reviews"] * 3
-    candidate.types("rollback reviews")
-    assert candidate.watch.turns == ["supermerge-reviews"] * 3
+    for command in ("approve reviews 2", "rollback reviews", "merge reviews", "audit reviews"):
+        candidate.types(command)
+    assert candidate.watch.turns == ["supermerge-reviews"] * 2
+
+
+def test_an_approval_does_not_wait_for_a_merge_which_starts_over_on_what_it_made(candidate):
+    candidate.land("sport", 90)
+    candidate.given.while_learning = lambda: candidate.types("approve reviews 2")
+    assert candidate.sweep() == snapshot("""\
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food, sport: passed
+log: the deployed model changed meanwhile; starting over on it
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport: passed
+version 3: – → candidate
+sport/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
+notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
+    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
+    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
+    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 90.0 % of the deployed model
+    (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than 0.7 points, and
+    5.0 points may be lost. food: keeps 100.0 % of its expert's gain (+40.0 of +40.0 points),
+    where 40.0 % must stay. sport: 90.0 % against 50.0 % of the deployed model (+40.0 points) on
+    400 gate examples; with 95.0 % confidence it is not worse at all. sport: keeps 100.0 % of
+    its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+> sport: waits for review. 〃\
+""")
