@@ -19,7 +19,7 @@ from infra.registry.merged import MergedVersion
 from infra.registry.registry import Registry
 from infra.settings import Settings
 from infra.storage.promotions import Promotion, PromotionLog
-from infra.storage.store import ObjectStore, connect_store
+from infra.storage.store import ObjectStore
 from merging.errors import MergeQueueError
 
 T = TypeVar("T")
@@ -66,9 +66,8 @@ class Overview:
         return min(times, default=None)
 
 
-def overviews(settings: Settings) -> tuple[Overview, ...]:
+def overviews(settings: Settings, store: ObjectStore, registry: Registry) -> tuple[Overview, ...]:
     """Every family that has a file, by name."""
-    store, registry = connect_store(settings), Registry.connect(settings)
 
     def one(name: str) -> Overview:
         try:

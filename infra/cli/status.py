@@ -23,8 +23,10 @@ def status(
     settings = connect()
     if family is None:
         from infra.overview import overviews
+        from infra.registry.registry import Registry
+        from infra.storage.store import connect_store
 
-        seen = overviews(settings)
+        seen = overviews(settings, connect_store(settings), Registry.connect(settings))
         show_all(seen)
     else:
         from infra.overview import overview

@@ -13,16 +13,39 @@ T = TypeVar("T")
 class Kept(Generic[T]):
     """What a function gives; it is called again only once that is old, however many ask for it."""
 
-    def __init__(self, function: Callable[[], Awaitable[T]], seconds: float) -> None:
-        """Calls the function when it is asked the first time, and then every so many seconds."""
+    def __init__(
+        self,
+        function: Callable[[], Awaitable[T]],
+        otherwise: T,
+        seconds: float,
+        patience: float = 8.0,
+    ) -> None:
+        """Calls the function when it is asked the first time, and then every so many seconds.
+
+        Args:
+            function: Gives the answer.
+            otherwise: What is answered until there is one.
+            seconds: How old an answer may be.
+            patience: Seconds that who asks waits for a new one at most; then he gets the old.
+        """
         self._function = function
+        self._known = otherwise
         self._seconds = seconds
-        self._turn = asyncio.Lock()
-        self._known: tuple[float, T] | None = None
+        self._patience = patience
+        self._next = 0.0
+        self._asking: asyncio.Task[None] | None = None
 
     async def __call__(self) -> T:
-        """The answer, which is at most that old."""
-        async with self._turn:
-            if self._known is None or time.monotonic() - self._known[0] > self._seconds:
-                self._known = (time.monotonic(), await self._function())
-            return self._known[1]
+        """The answer."""
+        if self._asking is None and time.monotonic() >= self._next:
+            self._asking = asyncio.create_task(self._ask())
+        if self._asking is not None:
+            await asyncio.wait({self._asking}, timeout=self._patience)
+        return self._known
+
+    async def _ask(self) -> None:
+        try:
+            self._known = await self._function()
+        finally:
+            self._next = time.monotonic() + self._seconds
+            self._asking = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+import httpx
 import pandas as pd
 import pytest
 
+from infra.events.metrics import Metrics
 from tests.e2e import tiny
 
 pytestmark = pytest.mark.e2e
@@ -22,6 +24,14 @@ def wait_until_settled(queue, expert, seconds=240):
     pytest.fail(f"{expert.ref} is still {found.status}: {found.reason}")
 
 
+def wait_until_counted(metrics, run, seconds=60):
+    """Flow and task runs reach Prefect's database a while after they have ended."""
+    deadline = time.monotonic() + seconds
+    while run not in metrics.look().decode():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def ask(queue, task):
     import mlflow.pyfunc
 
@@ -32,6 +42,7 @@ def ask(queue, task):
 
 def test_an_expert_registered_through_mlflow_alone_is_promoted(served_queue, expert, land):
     queue = served_queue
+    metrics = Metrics(queue.settings)
     landed = land(queue, "weather", expert("weather"))
 
     settled = wait_until_settled(queue, landed)
@@ -42,6 +53,16 @@ def test_an_expert_registered_through_mlflow_alone_is_promoted(served_queue, exp
     assert queue.registry.merged.aliases(queue.name) == {"champion": newest.version}
     wet, dry = ask(queue, "weather")
     assert wet["side-0"] > 0.5 > dry["side-0"]
+    wait_until_counted(metrics, f'supermerge_runs_total{{family="{queue.name}"')
+    run = f'family="{queue.name}",flow="continual-merge"'
+    seen = metrics.text().decode()
+    assert f'supermerge_runs_total{{{run},state="completed"}} 1.0' in seen
+    assert f'supermerge_step_seconds_count{{{run},step="learn"}} 1.0' in seen
+    assert f'supermerge_experts{{family="{queue.name}",status="merged"}} 1.0' in seen
+    receiver = httpx.get(f"{queue.settings.receiver_url}/metrics").text
+    assert f'supermerge_readable{{family="{queue.name}",part="log"}} 1.0' in receiver
+    assert 'supermerge_deliveries_total{outcome="taken"}' in receiver
+    assert httpx.get(f"{queue.settings.receiver_url}/readyz").json() == {"status": "ok"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from inline_snapshot import snapshot
 
+from infra.events.metrics import Metrics
 from infra.settings import Settings
 
 
@@ -58,3 +59,39 @@ def test_a_damaged_log_hides_no_expert(deployed):
     seen = deployed.types("status reviews")
     assert "reviews-weather/1" in seen
     assert "expected a promotion" in seen
+
+
+def test_prometheus_sees_what_waits_what_was_decided_and_what_is_deployed(deployed):
+    metrics = Metrics(Settings.load())
+    metrics.look()
+    deployed.land("food", 90)
+    deployed.scores("food", weather=80)
+    deployed.sweep()
+    deployed.land("sport", 90)
+    seen = metrics.look().decode().splitlines()
+    deployed.types("freeze reviews")
+    later = metrics.look().decode().splitlines()
+    ours = [line for line in seen if line.startswith("supermerge_")]
+    assert [
+        line for line in ours if "timestamp" not in line and "_created" not in line
+    ] == snapshot(
+        [
+            'supermerge_readable{family="reviews",part="log"} 1.0',
+            'supermerge_readable{family="reviews",part="experts"} 1.0',
+            'supermerge_readable{family="reviews",part="candidates"} 1.0',
+            'supermerge_experts{family="reviews",status="merged"} 1.0',
+            'supermerge_experts{family="reviews",status="rejected"} 1.0',
+            'supermerge_experts{family="reviews",status="waiting"} 1.0',
+            'supermerge_candidates_to_review{family="reviews"} 0.0',
+            'supermerge_deployed_version{family="reviews"} 1.0',
+            'supermerge_log_entries{family="reviews"} 1.0',
+            'supermerge_frozen{family="reviews"} 0.0',
+            "supermerge_prefect_readable 0.0",
+            'supermerge_verdicts_total{family="reviews",verdict="failed"} 1.0',
+        ]
+    )
+    (waiting,) = (line for line in ours if line.startswith("supermerge_oldest_expert"))
+    assert waiting.startswith(
+        'supermerge_oldest_expert_timestamp_seconds{family="reviews",status="waiting"}'
+    )
+    assert {*later} - {*seen} >= {'supermerge_frozen{family="reviews"} 1.0'}
