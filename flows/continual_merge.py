@@ -47,8 +47,7 @@ def sweep(queue: MergeQueue) -> tuple[Outcome, ...]:
     """Acts on reviews, then merges what is waiting.
 
     Raises:
-        Overtaken, Conflict: Somebody else changed the deployed model meanwhile; nothing was promoted,
-            and what was learned is kept for the next try.
+        Overtaken, Conflict: Somebody else changed the deployed model meanwhile; nothing was promoted.
     """
     repair_mirror(queue)
     review_candidates(queue)
