@@ -9,16 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from infra.history import gate_scores
+from infra.history import find_recorded, gate_scores
 from infra.queue import MergeQueue
-from infra.storage.manifest import Manifest
+from infra.storage.manifest import Manifest, download_file
+from infra.storage.promotions import Recorded
 from merging.models.coefficients import Coefficients
 from merging.models.folder import MergedFolder
 
 
 def compare(queue: MergeQueue, a: int, b: int) -> list[tuple[str, str, str, str]]:
     """Rows of (task, expert, score, mean coefficient) that set two versions against each other."""
-    sides = [_side(queue, number) for number in (a, b)]
+    entries = queue.promotions.entries()
+    sides = [_side(queue, find_recorded(queue, number, entries)) for number in (a, b)]
     tasks = list(dict.fromkeys(name for side in sides for name in side))
     rows = []
     for name in tasks:
@@ -28,13 +30,12 @@ def compare(queue: MergeQueue, a: int, b: int) -> list[tuple[str, str, str, str]
     return rows
 
 
-def _side(queue: MergeQueue, number: int) -> dict[str, tuple[str, str, str]]:
-    version = queue.registry.merged.get(queue.name, number)
-    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
-    scores = gate_scores(queue, version)
+def _side(queue: MergeQueue, model: Recorded) -> dict[str, tuple[str, str, str]]:
+    manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
+    scores = gate_scores(queue, model)
     with tempfile.TemporaryDirectory() as folder:
         file = MergedFolder(Path(folder)).coefficients
-        queue.store.download(version.location / file.name, file)
+        download_file(queue.store, model.location, manifest, file)
         coefficients = Coefficients.load(file)
     return {
         e.task: (

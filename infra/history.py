@@ -8,8 +8,6 @@ from pathlib import Path
 
 from infra.errors import Refused
 from infra.queue import MergeQueue
-from infra.registry.merged import MergedVersion
-from infra.registry.metrics import task_metric
 from infra.storage.manifest import Manifest, download_model
 from infra.storage.promotions import Promotion, Recorded
 
@@ -30,7 +28,7 @@ def pull_model(queue: MergeQueue, directory: Path, version: int | None = None) -
         )
     if directory.exists():
         raise Refused(f"{directory} exists already.", "Choose a directory that does not.")
-    model = _recorded(queue, number, entries)
+    model = find_recorded(queue, number, entries)
     manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
@@ -40,20 +38,29 @@ def pull_model(queue: MergeQueue, directory: Path, version: int | None = None) -
     return model
 
 
-def _recorded(queue: MergeQueue, number: int, entries: Sequence[Promotion]) -> Recorded:
-    """A version as the log has it or, where it was never deployed, as it was judged."""
+def find_recorded(queue: MergeQueue, number: int, entries: Sequence[Promotion]) -> Recorded:
+    """A version as the log has it or, where it was never deployed, as it was judged.
+
+    MLflow is asked only for what earlier releases of the queue registered.
+
+    Raises:
+        Corrupt: The queue never built such a version.
+        InvalidInput: There is no such version.
+    """
     for entry in reversed(entries):
         if entry.version == number:
             return entry.model
-    source = queue.registry.merged.get(queue.name, number).source
+    page = queue.pages.find(queue.name, number)
+    source = page.source if page else queue.registry.merged.get(queue.name, number).source
     return queue.attempts.judged(number, source)[0]
 
 
-def gate_scores(queue: MergeQueue, version: MergedVersion) -> dict[str, float]:
-    """The score of each task at the decision, from the candidate's MLflow run."""
-    if version.run_id is None:
-        return {}
-    metrics = queue.registry.runs.metrics(version.run_id)
-    manifest = Manifest.read(queue.store, version.location, version.manifest_sha256)
-    names = {task: task_metric(task, "candidate") for task in manifest.tasks}
-    return {task: metrics[name] for task, name in names.items() if name in metrics}
+def gate_scores(queue: MergeQueue, model: Recorded) -> dict[str, float]:
+    """The score of each task at the decision on a model, as the queue recorded it.
+
+    Raises:
+        Corrupt: The record cannot be read.
+    """
+    report = queue.attempts.report(model)
+    decisions = report.tasks if report else ()
+    return {d.task: d.candidate.value for d in decisions if d.candidate is not None}

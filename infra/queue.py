@@ -12,6 +12,7 @@ from infra.registry.registry import Registry
 from infra.settings import Settings
 from infra.storage.attempts import Attempts
 from infra.storage.cache import Cache
+from infra.storage.pages import Pages
 from infra.storage.promotions import PromotionLog
 from infra.storage.store import ObjectStore, connect_store
 
@@ -44,7 +45,7 @@ class MergeQueue:
             settings=settings,
             store=store,
             cache=Cache(settings.cache_dir, store),
-            registry=Registry.connect(settings),
+            registry=Registry.connect(settings, Pages(store, definition.root)),
             promotions=PromotionLog(store, definition.root / "promotions"),
         )
 
@@ -62,6 +63,11 @@ class MergeQueue:
     def attempts(self) -> Attempts:
         """What was decided on each build of the family."""
         return Attempts(self.store, self.family.root)
+
+    @property
+    def pages(self) -> Pages:
+        """What stands on the family's pages in MLflow, kept."""
+        return Pages(self.store, self.family.root)
 
     def work(self, key: str) -> Path:
         """A scratch folder that outlives a killed run, one per build key."""

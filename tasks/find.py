@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from infra.queue import MergeQueue
-from infra.registry.experts import ExpertVersion
+from infra.registry.experts import ExpertVersion, find_page
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import STATUS
 from infra.storage.manifest import Manifest
@@ -80,10 +80,10 @@ def find_arrivals(queue: MergeQueue, model: Recorded) -> tuple[ExpertVersion, ..
             built_on = entry.model
             old = Manifest.read(queue.store, built_on.location, built_on.manifest_sha256)
             before = {(record.task, record.digest) for record in old.experts}
-    present = {(e.name, e.version): e for e in queue.registry.experts.of(queue.name)}
+    present = queue.registry.experts.of(queue.name)
     arrived = [r for r in manifest.experts if (r.task, r.digest) not in before]
     # One that was deleted in MLflow meanwhile has no page on which anything could be written.
-    return tuple(e for r in arrived if (e := present.get((r.name, r.version))))
+    return tuple(e for r in arrived if (e := find_page(r, present)))
 
 
 @task(**SIDE_EFFECT)

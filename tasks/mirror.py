@@ -7,15 +7,17 @@ around: the log alone says what is deployed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from prefect import get_run_logger, task
 
 from infra.errors import Corrupt, Unreadable
 from infra.queue import MergeQueue
-from infra.registry.merged import CHAMPION, PREVIOUS, MergedVersion
-from infra.storage.manifest import Manifest, MergedExpert
-from infra.storage.promotions import Promotion, version_before
+from infra.registry.experts import ExpertVersion, find_page
+from infra.registry.merged import CHAMPION, PREVIOUS, MergedVersion, find_version
+from infra.registry.tags import ExpertStatus, MergedStatus
+from infra.storage.manifest import Manifest
+from infra.storage.promotions import Promotion, Recorded, model_before
 from tasks.retry import SIDE_EFFECT
 
 
@@ -28,52 +30,78 @@ def repair_mirror(queue: MergeQueue) -> Promotion | None:
     newest = entries[-1]
     deployed = entries[newest.deployment - 1]
     versions = queue.registry.merged.of(queue.name)
-    present = {version.version for version in versions}
-    aliases = {CHAMPION: newest.version, PREVIOUS: version_before(entries)}
-    kept = {alias: to for alias, to in aliases.items() if to is None or to in present}
-    queue.registry.merged.point(queue.name, kept)
-    for alias in [alias for alias in aliases if alias not in kept]:
-        words = "the alias %s cannot be set: version %d of %s was deleted in MLflow"
-        get_run_logger().warning(words, alias, aliases[alias], queue.name)
-    for version in versions:
-        _settle_version(queue, version, entries, deployed)
+    _point(queue, entries, versions)
+    for version, status, reason in versions_by_log(versions, entries):
+        queue.registry.merged.settle(version, status, reason)
     try:
         model = newest.model
         manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
     except (Corrupt, Unreadable) as error:
         get_run_logger().warning("the experts' statuses stay as they are: %s", error)
     else:
-        _settle_experts(queue, manifest.experts, deployed)
+        experts = queue.registry.experts.of(queue.name)
+        for expert, became, reason in experts_by_log(experts, manifest, deployed):
+            queue.registry.experts.settle(expert, became, reason)
     return newest
 
 
-def _settle_version(
-    queue: MergeQueue, version: MergedVersion, entries: Sequence[Promotion], deployed: Promotion
+def _point(
+    queue: MergeQueue, entries: Sequence[Promotion], versions: Sequence[MergedVersion]
 ) -> None:
-    if version.version == deployed.version:
-        queue.registry.merged.settle(version, "promoted", deployed.reason)
-        return
-    left = [e for e in entries if e.previous == version.version != e.version]
-    if not left:
-        return
-    by = f"by version {left[-1].version} (promotion {left[-1].sequence})."
-    if left[-1].action == "rollback":
-        queue.registry.merged.settle(version, "rolled-back", f"Rolled back {by}")
-    else:
-        queue.registry.merged.settle(version, "superseded", f"Followed {by}")
+    wanted: dict[str, int | None] = {}
+    for alias, model in models_by_alias(entries).items():
+        version = find_version(model, versions) if model else None
+        if version or not model:
+            wanted[alias] = version.version if version else None
+            continue
+        words = "the alias %s cannot be set: version %d of %s is gone from MLflow"
+        get_run_logger().warning(words, alias, model.version, queue.name)
+    if not versions:
+        words = "MLflow has no version of %s; where its database was lost: supermerge rebuild %s"
+        get_run_logger().warning(words, queue.name, queue.name)
+    queue.registry.merged.point(queue.name, wanted)
 
 
-def _settle_experts(
-    queue: MergeQueue, experts: Sequence[MergedExpert], deployed: Promotion
-) -> None:
-    contents = {(e.task, e.digest) for e in experts}
-    tasks = {e.task: e.ref for e in experts}
-    versions = {(e.name, e.version) for e in experts}
-    for expert in queue.registry.experts.of(queue.name):
-        if (expert.name, expert.version) in versions:
+def models_by_alias(entries: Sequence[Promotion]) -> dict[str, Recorded | None]:
+    """What each alias has to point to; None where it has to be absent."""
+    return {CHAMPION: entries[-1].model, PREVIOUS: model_before(entries)}
+
+
+def versions_by_log(
+    versions: Sequence[MergedVersion], entries: Sequence[Promotion]
+) -> Iterator[tuple[MergedVersion, MergedStatus, str]]:
+    """Status and reason that the log gives each version in MLflow that was ever deployed."""
+    for version in versions:
+        mine = [
+            number
+            for number, entry in enumerate(entries)
+            if entry.location == version.source and find_version(entry.model, versions) == version
+        ]
+        if not mine:
+            continue
+        if mine[-1] == len(entries) - 1:
+            yield version, "promoted", entries[entries[-1].deployment - 1].reason
+            continue
+        after = entries[mine[-1] + 1]
+        by = f"by version {after.version} (promotion {after.sequence})."
+        if after.action == "rollback":
+            yield version, "rolled-back", f"Rolled back {by}"
+        else:
+            yield version, "superseded", f"Followed {by}"
+
+
+def experts_by_log(
+    experts: Sequence[ExpertVersion], manifest: Manifest, deployed: Promotion
+) -> Iterator[tuple[ExpertVersion, ExpertStatus, str]]:
+    """Status and reason of each expert in MLflow that are others by the deployed model."""
+    pages = [find_page(record, experts) for record in manifest.experts]
+    merged = {page.ref for page in pages if page}
+    contents = {(e.task, e.digest) for e in manifest.experts}
+    tasks = {e.task: e.ref for e in manifest.experts}
+    for expert in experts:
+        if expert.ref in merged:
             if expert.status != "merged":
-                reason = f"Merged in version {deployed.version}."
-                queue.registry.experts.settle(expert, "merged", reason)
+                yield expert, "merged", f"Merged in version {deployed.version}."
         elif expert.status == "merged" and (expert.task, expert.tags.digest) not in contents:
             reason = (
                 f"Replaced by {tasks[expert.task]}."
@@ -81,4 +109,4 @@ def _settle_experts(
                 else f"Not in the deployed version {deployed.version} any more: {deployed.reason} "
                 f"To merge it again: supermerge release {expert.ref}"
             )
-            queue.registry.experts.settle(expert, "held", reason)
+            yield expert, "held", reason

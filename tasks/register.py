@@ -41,6 +41,7 @@ def register_candidate(queue: MergeQueue, candidate: Candidate) -> MergedVersion
             run_id=run_id(),
         ),
         _description(candidate),
+        above=max((entry.version for entry in queue.promotions.entries()), default=0),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prefect import task
 
 from infra.queue import MergeQueue
-from infra.registry.experts import ExpertVersion
+from infra.registry.experts import ExpertVersion, find_page
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import ExpertStatus, MergedStatus
 from tasks.retry import SIDE_EFFECT
@@ -36,11 +36,11 @@ def settle_members(
         Whether that is news for any of them.
     """
     experts = queue.registry.experts
-    present = {(e.name, e.version): e for e in experts.of(queue.name)}
+    present = experts.of(queue.name)
     news = False
     for member in members:
         # One that was deleted in MLflow meanwhile has no page on which anything could be written.
-        if expert := present.get((member.record.name, member.record.version)):
+        if expert := find_page(member.record, present):
             news |= experts.settle(expert, status, reason, report)
     return news
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from infra.cli.output import connect, console, table
 from infra.cli.queue import Family
+from infra.errors import Corrupt, Unreadable
 
 
 def history(family: Family) -> None:
@@ -29,10 +30,14 @@ def history(family: Family) -> None:
         "decided by",
         "reason",
     )
+    faults: dict[str, None] = {}
     for entry in queue.promotions.entries():
-        deploys = entry.deployment == entry.sequence
-        version = queue.registry.merged.get(family, entry.version) if deploys else None
-        scores = gate_scores(queue, version) if version else {}
+        scores: dict[str, float] = {}
+        try:
+            if entry.deployment == entry.sequence:
+                scores = gate_scores(queue, entry.model)
+        except (Corrupt, Unreadable) as error:
+            faults[str(error)] = None
         shown.add_row(
             str(entry.sequence),
             f"{entry.time:%Y-%m-%d %H:%M}",
@@ -43,6 +48,8 @@ def history(family: Family) -> None:
             escape(entry.reason),
         )
     console.print(shown)
+    for fault in faults:
+        console.print(escape(fault))
 
 
 def diff(

@@ -77,15 +77,22 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="Version to go back to.")] = None,
     reason: Reason = "",
 ) -> None:
-    """Makes an earlier version the deployed model again; what it lacks is held."""
+    """Makes an earlier version the deployed model again; what it lacks is held.
+
+    Without --to it goes away from what is deployed when you type it.
+    """
     settings = connect()
+    from infra.queue import MergeQueue
+
+    present = MergeQueue.open(family).promotions.newest()
+    away_from = present.sequence if present else None
     with tempfile.TemporaryDirectory() as home:
         if not prefect_answers(settings):
             step("Prefect does not answer; a temporary one is started for this command")
             os.environ |= TEMPORARY_PREFECT | {"PREFECT_HOME": home}
         from flows.rollback import rollback as run
 
-        entry = run(family, to, decided_by=getpass.getuser(), reason=reason)
+        entry = run(family, to, getpass.getuser(), reason, away_from)
     console.print(f"Version {entry.version} is deployed (promotion {entry.sequence}).")
 
 

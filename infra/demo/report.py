@@ -11,7 +11,6 @@ from rich.table import Table
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from infra.registry.merged import CHAMPION
-from infra.registry.metrics import task_metric
 from infra.registry.versions import version_page
 
 QUESTIONS = {
@@ -33,11 +32,8 @@ QUESTIONS = {
 def show_result(console: Console, queue: MergeQueue, settled: Sequence[ExpertVersion]) -> None:
     """One row per expert: scores, recovered gap, verdict; then where to look."""
     newest = queue.promotions.newest()
-    metrics: dict[str, float] = {}
-    if newest is not None:
-        champion = queue.registry.merged.get(queue.name, newest.version)
-        if champion.run_id is not None:
-            metrics = queue.registry.runs.metrics(champion.run_id)
+    report = queue.attempts.report(newest.model) if newest is not None else None
+    decisions = {decision.task: decision for decision in report.tasks} if report else {}
     table = Table(
         title=f"Accuracy of the deployed model on gate examples, version "
         f"{newest.version if newest else 'none'}",
@@ -46,10 +42,9 @@ def show_result(console: Console, queue: MergeQueue, settled: Sequence[ExpertVer
     for column in ("task", "base + head", "expert", "deployed", "recovered gap", "verdict"):
         table.add_column(column, justify="left" if column in ("task", "verdict") else "right")
     for expert in settled:
-        base, own, merged = (
-            metrics.get(task_metric(expert.task, model))
-            for model in ("base", "expert", "candidate")
-        )
+        decision = decisions.get(expert.task)
+        scores = (decision.base, decision.expert, decision.candidate) if decision else (None,) * 3
+        base, own, merged = (score.value if score else None for score in scores)
         merged_in = expert.status == "merged"
         table.add_row(
             expert.task,

@@ -5,13 +5,22 @@ A version's source names a folder in S3; the weights never pass through the MLfl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from infra.names import check_family, check_task
 from infra.registry.tags import FAMILY, ExpertStatus, ExpertTags
-from infra.registry.versions import ensure_model, get_version, retag, search_versions
+from infra.registry.versions import (
+    create_version,
+    ensure_model,
+    get_version,
+    retag,
+    search_versions,
+)
+from infra.storage.manifest import MergedExpert
+from infra.storage.pages import Page, Pages
 from infra.storage.store import S3Uri
 from merging.errors import InvalidInput
 
@@ -36,6 +45,13 @@ class ExpertVersion:
         return f"{self.name}/{self.version}"
 
     @property
+    def page(self) -> Page:
+        """It as it is kept in the object store."""
+        return Page(
+            name=self.name, version=self.version, source=self.source, tags=self.tags.write()
+        )
+
+    @property
     def task(self) -> str:
         """The ML task, as it was written; not validated yet."""
         return self.tags.task
@@ -51,12 +67,32 @@ class ExpertVersion:
         return self.tags.reason
 
 
+def find_page(record: MergedExpert, experts: Sequence[ExpertVersion]) -> ExpertVersion | None:
+    """The version in MLflow of an expert that a manifest names; None where it is gone from there.
+
+    A number alone is not believed, since MLflow may have begun to count anew.
+    """
+    same = [
+        e
+        for e in experts
+        if e.name == record.name and (e.source == record.source or e.tags.digest == record.digest)
+    ]
+    numbered = [e for e in same if e.version == record.version]
+    return (numbered or same or [None])[-1]
+
+
 class Experts:
     """The experts of one MLflow server."""
 
-    def __init__(self, client: MlflowClient, artifact_root: S3Uri | None = None) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        artifact_root: S3Uri | None = None,
+        pages: Pages | None = None,
+    ) -> None:
         self._client = client
         self._artifact_root = artifact_root
+        self._pages = pages
 
     def of(self, family: str) -> tuple[ExpertVersion, ...]:
         """Every expert that carries the family's tag, oldest first.
@@ -125,14 +161,11 @@ class Experts:
             if (known.tags.digest, known.source) == (digest, str(source)):
                 return known
         tags = ExpertTags(family=family, task=task, digest=digest)
-        return _expert(
-            self._client.create_model_version(
-                name, str(source), tags=tags.write(), await_creation_for=0
-            )
-        )
+        page = Page(name=name, version=0, source=str(source), tags=tags.write())
+        return _expert(create_version(self._client, self._pages, page))
 
     def _retag(self, expert: ExpertVersion, **values: object) -> None:
-        retag(self._client, expert.name, expert.version, expert.tags, **values)
+        retag(self._client, self._pages, expert.page, expert.tags, **values)
 
 
 def _expert(version: ModelVersion) -> ExpertVersion:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from infra.errors import Refused
 from infra.names import check_family
 from infra.registry.tags import Approval, CandidateTags, MergedStatus
-from infra.registry.versions import ensure_model, find_model, get_version, retag, search_versions
+from infra.registry.versions import (
+    create_version,
+    ensure_model,
+    find_model,
+    get_version,
+    retag,
+    search_versions,
+)
+from infra.storage.pages import Page, Pages
+from infra.storage.promotions import Recorded
 from infra.storage.store import S3Uri
 
 if TYPE_CHECKING:
@@ -32,6 +41,13 @@ class MergedVersion:
     tags: CandidateTags
 
     @property
+    def page(self) -> Page:
+        """It as it is kept in the object store."""
+        return Page(
+            name=self.family, version=self.version, source=self.source, tags=self.tags.write()
+        )
+
+    @property
     def status(self) -> MergedStatus | None:
         """Where in its life it is; None where the queue did not register it."""
         return self.tags.status
@@ -47,11 +63,22 @@ class MergedVersion:
         return self.tags.manifest_sha256
 
 
+def find_version(model: Recorded, versions: Sequence[MergedVersion]) -> MergedVersion | None:
+    """The version in MLflow of a model that the queue recorded; None where it is gone from there.
+
+    A number alone is not believed, since MLflow may have begun to count anew.
+    """
+    same = [v for v in versions if v.source == str(model.location)]
+    numbered = [v for v in same if v.version == model.version]
+    return (numbered or same or [None])[-1]
+
+
 class MergedVersions:
     """The merged models of one MLflow server."""
 
-    def __init__(self, client: MlflowClient) -> None:
+    def __init__(self, client: MlflowClient, pages: Pages | None = None) -> None:
         self._client = client
+        self._pages = pages
 
     def of(self, family: str) -> tuple[MergedVersion, ...]:
         """Every merged version of a family, oldest first."""
@@ -67,25 +94,26 @@ class MergedVersions:
         return _merged(get_version(self._client, check_family(family), version))
 
     def register(
-        self, family: str, location: S3Uri, run_id: str, tags: CandidateTags, description: str
+        self,
+        family: str,
+        location: S3Uri,
+        run_id: str,
+        tags: CandidateTags,
+        description: str,
+        above: int = 0,
     ) -> MergedVersion:
         """Creates a merged version; the same files registered again are the same version.
 
         Unless that was decided against: then a new version asks once more, as a decision is final.
+        Its number is above `above`, the highest of the promotion log, whatever MLflow counts from.
         """
         ensure_model(self._client, family)
         for version in self.of(family):
             if version.source == str(location) and version.status not in _DECLINED:
                 return version
-        created = self._client.create_model_version(
-            family,
-            str(location),
-            run_id=run_id,
-            tags=tags.write(),
-            description=description,
-            await_creation_for=0,
-        )
-        return _merged(created)
+        page = Page(name=family, version=above + 1, source=str(location), tags=tags.write())
+        more = {"run_id": run_id, "description": description}
+        return _merged(create_version(self._client, self._pages, page, **more))
 
     def settle(self, version: MergedVersion, status: MergedStatus, reason: str) -> None:
         """Sets status and reason of a merged version."""
@@ -124,7 +152,7 @@ class MergedVersions:
                 self._client.set_registered_model_alias(family, alias, str(version))
 
     def _retag(self, version: MergedVersion, **values: object) -> None:
-        retag(self._client, version.family, version.version, version.tags, **values)
+        retag(self._client, self._pages, version.page, version.tags, **values)
 
 
 def _merged(version: ModelVersion) -> MergedVersion:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from infra.settings import Settings
+    from infra.storage.pages import Pages
 
 
 class Registry:
@@ -30,18 +31,29 @@ class Registry:
         runs: What it shows of every attempt.
     """
 
-    def __init__(self, client: MlflowClient, artifact_root: S3Uri | None = None) -> None:
-        """Looks at one server; `artifact_root` is the S3 folder behind ``mlflow-artifacts:``."""
+    def __init__(
+        self,
+        client: MlflowClient,
+        artifact_root: S3Uri | None = None,
+        pages: Pages | None = None,
+    ) -> None:
+        """Looks at one server.
+
+        Args:
+            client: The server's client.
+            artifact_root: The S3 folder behind ``mlflow-artifacts:``.
+            pages: Where what is written on a family's versions is kept as well.
+        """
         self.client = client
-        self.experts = Experts(client, artifact_root)
-        self.merged = MergedVersions(client)
+        self.experts = Experts(client, artifact_root, pages)
+        self.merged = MergedVersions(client, pages)
         self.runs = Runs(client)
 
     @classmethod
-    def connect(cls, settings: Settings) -> Registry:
+    def connect(cls, settings: Settings, pages: Pages | None = None) -> Registry:
         """The MLflow of the settings: a server, or a database in this process."""
         root = settings.mlflow_artifact_root
-        return cls(_client(settings), S3Uri.parse(root) if root else None)
+        return cls(_client(settings), S3Uri.parse(root) if root else None, pages)
 
 
 def _client(settings: Settings) -> MlflowClient:

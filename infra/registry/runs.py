@@ -87,10 +87,6 @@ class Runs:
         self._client.set_tag(run_id, BUILD_KEY, record.build_key)
         return run_id
 
-    def metrics(self, run_id: str) -> dict[str, float]:
-        """Every number on a run, the last of each name."""
-        return dict(self._get(run_id).data.metrics)
-
     def page(self, run_id: str) -> str:
         """Where people look at a run, its report among the artifacts.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from infra.storage.pages import Page
 from merging.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
     from infra.registry.tags import Tags
+    from infra.storage.pages import Pages
 
 _PER_PAGE = 200  # Versions that one search returns at once.
 
@@ -54,13 +56,48 @@ def search_versions(client: MlflowClient, query: str) -> Iterator[ModelVersion]:
             return
 
 
-def retag(client: MlflowClient, name: str, number: int, tags: Tags, **values: object) -> None:
-    """Gives fields of a version's tags new values, and touches nothing that does not differ."""
-    for tag, value in tags.changes(**values).items():
+def create_version(
+    client: MlflowClient, pages: Pages | None, page: Page, **more: str
+) -> ModelVersion:
+    """Creates the version of a page, as MLflow numbers it, and keeps it.
+
+    Where the page's number is still to come, MLflow's numbers before it are used up.
+
+    Args:
+        client: MLflow.
+        pages: Where it is kept.
+        page: What it shows; with the number 0 any will do.
+        more: Whatever else `create_model_version` takes.
+    """
+    while True:
+        created = client.create_model_version(
+            page.name, page.source, tags=dict(page.tags), await_creation_for=0, **more
+        )
+        number = int(created.version)
+        wanted = number >= page.version
+        if wanted and (pages is None or pages.is_free(page.name, number, page.source)):
+            break
+        client.delete_model_version(page.name, created.version)
+    if pages is not None:
+        pages.write(page.model_copy(update={"version": number}))
+    return created
+
+
+def retag(
+    client: MlflowClient, pages: Pages | None, version: Page, tags: Tags, **values: object
+) -> None:
+    """Gives fields of a version's tags new values, and touches nothing that does not differ.
+
+    They are kept first: what MLflow lacks then, it is told again.
+    """
+    changes = tags.changes(**values)
+    if changes and pages is not None:
+        pages.change(version, changes)
+    for tag, value in changes.items():
         if value is None:
-            client.delete_model_version_tag(name, str(number), tag)
+            client.delete_model_version_tag(version.name, str(version.version), tag)
         else:
-            client.set_model_version_tag(name, str(number), tag, value)
+            client.set_model_version_tag(version.name, str(version.version), tag, value)
 
 
 def version_page(server: str, name: str, number: int) -> str:

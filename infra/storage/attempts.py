@@ -70,6 +70,16 @@ class Attempts:
         """Writes down what was decided on a build."""
         self._store.write(self._folder / f"{key}.json", decided.model_dump_json().encode())
 
+    def report(self, model: Recorded) -> GateReport | None:
+        """The decision on a model in the log; None where there is no record of it any more.
+
+        Raises:
+            Corrupt: What is stored is no decision.
+        """
+        decided = self.find(model.key)
+        known = decided is not None and decided.manifest_sha256 == model.manifest_sha256
+        return decided.report if decided is not None and known else None
+
     def judged(self, version: int, source: str) -> tuple[Recorded, GateReport]:
         """The candidate whose files lie at the source of a version in MLflow, and its decision.
 

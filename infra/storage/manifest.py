@@ -147,6 +147,22 @@ def download_model(store: ObjectStore, location: S3Uri, manifest: Manifest, targ
         )
 
 
+def download_file(store: ObjectStore, location: S3Uri, manifest: Manifest, target: Path) -> None:
+    """Downloads one file from the top of a merged model's folder, under the name that it has there.
+
+    Raises:
+        Corrupt: It is not what its manifest says.
+    """
+    store.download(location / target.name, target)
+    if (found := sha256_file(target)) != manifest.files.get(target.name):
+        raise Corrupt(
+            where=str(location / target.name),
+            expected=f"SHA-256 {manifest.files.get(target.name)}",
+            found=found,
+            remedy="Restore it from the bucket's older versions.",
+        )
+
+
 def hash_files(directory: Path) -> dict[str, str]:
     """The SHA-256 of every file below a directory, by relative POSIX path."""
     return {

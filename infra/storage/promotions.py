@@ -42,6 +42,11 @@ class Recorded:
     location: S3Uri
     manifest_sha256: str
 
+    @property
+    def key(self) -> str:
+        """The key of the build that made it, which is the name of its folder."""
+        return self.location.key.rpartition("/")[2]
+
 
 Action = Literal["promote", "rollback", "freeze", "thaw"]
 
@@ -212,13 +217,13 @@ def _file_name(sequence: int) -> str:
     return f"{sequence:08d}.json"
 
 
-def version_before(entries: Sequence[Promotion]) -> int | None:
+def model_before(entries: Sequence[Promotion]) -> Recorded | None:
     """What a rollback without a target goes back to.
 
-    The version that was deployed before the present one was first promoted, so that rolling back
-    twice goes two steps back and never forward again.
+    The model that was deployed before the present one was first promoted, so that rolling back twice
+    goes two steps back and never forward again. The same model is the same manifest: numbers are
+    MLflow's, which may count anew.
     """
-    if not entries:
-        return None
-    deployed = entries[-1].version
-    return next(e.previous for e in entries if e.version == deployed)
+    models = [entry.manifest_sha256 for entry in entries]
+    first = models.index(models[-1]) if models else 0
+    return entries[first - 1].model if first else None

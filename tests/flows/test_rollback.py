@@ -35,8 +35,11 @@ def test_without_a_version_it_is_the_one_before_the_present():
     assert choose_target("f", log(1, 2, 3, 2), None).version == 1
 
 
-def test_a_version_that_was_deployed_twice_is_taken_from_its_newest_entry():
-    assert choose_target("f", log(1, 2, 1, 3), 1).sequence == 3
+def test_of_two_models_with_one_number_the_later_is_taken():
+    """MLflow counts anew once its database was lost."""
+    first, *others = log(1, 2, 1, 3)
+    entries = [first.model_copy(update={"manifest_sha256": "another"}), *others]
+    assert choose_target("f", entries, 1) == others[1].model
 
 
 @pytest.mark.parametrize(

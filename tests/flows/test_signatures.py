@@ -17,7 +17,7 @@ from flows.rollback import rollback
     [
         (continual_merge, {"family"}, set()),
         (promote, {"family", "version"}, set()),
-        (rollback, {"family"}, {"to", "decided_by", "reason"}),
+        (rollback, {"family"}, {"to", "decided_by", "reason", "away_from"}),
         (audit, {"family"}, set()),
     ],
 )

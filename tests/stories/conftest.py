@@ -107,7 +107,7 @@ class World:
             ),
         ):
             OPEN(FAMILY)  # tells MLflow's client where everything is
-            yield Tester(watch, given, self.inbox, self.expert)
+            yield Tester(watch, given, self.inbox, self.expert, self.database.restore)
 
 
 def _weather(queue: Tester) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from inline_snapshot import snapshot
 
+from flows.rollback import rollback
+from infra.errors import Refused
 from tests.stories.world import FAMILY
 
 
@@ -316,6 +318,45 @@ log: no expert is waiting
 def test_a_rollback_loses_against_a_promotion_at_the_same_moment_and_says_so(two):
     two.meanwhile(lambda: two.elsewhere_promoted(2))
     assert two.types("rollback reviews") == snapshot("""\
-> s3://models/reviews/promotions/00000003.json was created by another writer first. Nothing was
-    changed; run the command again to decide on the new state.\
+> Version 2 was deployed (promotion 3, decided by another run) after the rollback from version 2
+    was asked for. Nothing was changed. To go back to version 1 all the same: supermerge
+    rollback reviews --to 1\
 """)
+
+
+def test_a_rollback_without_a_target_means_away_from_what_was_deployed_when_asked(two):
+    """Else it would go back to the very version that one wanted to get away from."""
+    asked = two.queue.promotions.newest().sequence
+    two.land("sport", 90)
+    two.sweep()
+    with pytest.raises(Refused) as refused:
+        rollback(FAMILY, away_from=asked)
+    assert str(refused.value) == snapshot(
+        "Version 3 was deployed (promotion 3, decided by policy: auto) after the rollback from version 2 was asked for. Nothing was changed. To go back to version 1 all the same: supermerge rollback reviews --to 1"
+    )
+    assert two.queue.promotions.newest().version == 3
+    assert rollback(FAMILY, to=1, away_from=asked).version == 1
+
+
+def test_a_version_to_go_back_to_that_is_damaged_is_named_and_so_are_the_others(two):
+    two.land("sport", 90)
+    two.sweep()
+    two.change("reviews/2", "heads/food/config.json", "good", "bad")
+    assert two.types("rollback reviews") == snapshot("""\
+> Version 2 cannot be gone back to. s3://models/reviews/merged/SHA256: expected the recorded
+    files, found differences in ['heads/food/config.json']. Restore them from the bucket's older
+    versions, or build a new candidate. Others were deployed before: 1; supermerge rollback
+    reviews --to VERSION\
+""")
+    assert "Version 1 is deployed" in two.types("rollback reviews --to 1")
+
+
+def test_a_rollback_to_a_given_version_is_carried_out_whatever_was_deployed_meanwhile(two):
+    two.meanwhile(lambda: two.elsewhere_promoted(2))
+    assert "Version 1 is deployed (promotion 4)" in two.types("rollback reviews --to 1")
+
+
+def test_a_freeze_at_the_same_moment_does_not_keep_a_rollback_from_being_carried_out(two):
+    two.meanwhile(lambda: two.types("freeze reviews"))
+    assert "Version 1 is deployed (promotion 4)" in two.types("rollback reviews")
+    assert two.queue.promotions.newest().frozen

@@ -19,7 +19,7 @@ def test_the_previous_version_deleted_in_mlflow_stops_nothing(two):
     two.land("sport", 90)
     assert two.sweep() == snapshot("""\
 sport/1: – → waiting
-log: the alias previous cannot be set: version 1 of reviews was deleted in MLflow
+log: the alias previous cannot be set: version 1 of reviews is gone from MLflow
 sport/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of sport: passed
@@ -38,7 +38,7 @@ log: reviews version 3 is deployed: 〃
 def test_a_rollback_to_a_version_deleted_in_mlflow_is_committed(two):
     two.delete(f"{FAMILY}/1")
     assert two.types("rollback reviews") == snapshot("""\
-log: the alias champion cannot be set: version 1 of reviews was deleted in MLflow
+log: the alias champion cannot be set: version 1 of reviews is gone from MLflow
 version 2: promoted → rolled-back: Rolled back by version 1 (promotion 3).
 food/1: merged → held: Not in the deployed version 1 any more: Rolled back from version 2. To
     merge it again: supermerge release reviews-food/1
@@ -53,13 +53,13 @@ def test_the_deployed_version_deleted_in_mlflow_stops_nothing(two):
     two.land("sport", 90)
     assert two.sweep() == snapshot("""\
 sport/1: – → waiting
-log: the alias champion cannot be set: version 2 of reviews was deleted in MLflow
+log: the alias champion cannot be set: version 2 of reviews is gone from MLflow
 sport/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of sport: passed
 version 3: – → candidate
+log: the alias previous cannot be set: version 2 of reviews is gone from MLflow
 champion is version 3
-log: the alias previous cannot be set: version 2 of reviews was deleted in MLflow
 version 3: candidate → promoted: Merges sport; the gate passed on every task.
 sport/1: merging → merged: Merged in version 3.
 notice promoted: reviews version 3 is deployed: 〃

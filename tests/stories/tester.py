@@ -49,12 +49,18 @@ class Tester:
     """One queue and the people around it; every verb returns what they saw since the last."""
 
     def __init__(
-        self, watch: Watch, given: GivenEngine, inbox: Inbox, expert: Callable[..., Path]
+        self,
+        watch: Watch,
+        given: GivenEngine,
+        inbox: Inbox,
+        expert: Callable[..., Path],
+        new_mlflow: Callable[[], None],
     ) -> None:
         self.watch = watch
         self.given = given
         self.inbox = inbox
         self._expert = expert
+        self._new_mlflow = new_mlflow
 
     @property
     def queue(self) -> MergeQueue:
@@ -171,10 +177,15 @@ class Tester:
     def mlflow_is_down(self) -> AbstractContextManager[object]:
         """MLflow does not answer anything."""
         down = ConnectionError("connection refused")
-        names = ("search_registered_models", "search_model_versions")
+        names = ("search_registered_models", "search_model_versions", "get_run")
         return mock.patch.multiple(
             MlflowClient, **{name: mock.Mock(side_effect=down) for name in names}
         )
+
+    def mlflow_is_lost(self) -> None:
+        """MLflow's database is gone, and its server has made an empty one."""
+        self.watch.forget()
+        self._new_mlflow()
 
     def dies_once_before_each_task(self) -> None:
         """Every run is killed when it comes to a task that none was killed at."""

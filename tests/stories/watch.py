@@ -58,6 +58,12 @@ class Watch:
         """Knows the same versions, and has seen nothing yet."""
         return Watch(_status=dict(self._status), _reason=dict(self._reason))
 
+    def forget(self) -> None:
+        """No version is known any more."""
+        self._settle()
+        self._status.clear()
+        self._reason.clear()
+
     @contextmanager
     def by_hand(self) -> Iterator[None]:
         """What is done now is not the queue's doing, though statuses are known afterwards."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from infra.errors import Conflict, Corrupt
-from infra.storage.promotions import PromotionLog, version_before
+from infra.storage.promotions import PromotionLog, model_before
 from infra.storage.store import S3Uri
 from merging.errors import InvalidInput
 
@@ -59,11 +59,11 @@ def test_a_retried_commit_finds_its_own_first_try(log):
 
 def test_rolling_back_twice_goes_two_steps_back(log):
     entry = append(log, append(log, append(log, None, 1), 2), 3)
-    assert version_before(log.entries()) == 2
+    assert model_before(log.entries()).version == 2
     entry = append(log, entry, 2, "rollback")
-    assert version_before(log.entries()) == 1
+    assert model_before(log.entries()).version == 1
     append(log, entry, 1, "rollback")
-    assert version_before(log.entries()) is None
+    assert model_before(log.entries()) is None
 
 
 def test_an_entry_under_another_number_is_no_entry(log, store, folder):
