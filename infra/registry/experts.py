@@ -78,7 +78,7 @@ def find_page(record: MergedExpert, experts: Sequence[ExpertVersion]) -> ExpertV
         if e.name == record.name and (e.source == record.source or e.tags.digest == record.digest)
     ]
     numbered = [e for e in same if e.version == record.version]
-    return (numbered or same or [None])[-1]
+    return max(numbered or same, key=lambda page: page.version, default=None)
 
 
 class Experts:

@@ -70,7 +70,7 @@ def find_version(model: Recorded, versions: Sequence[MergedVersion]) -> MergedVe
     """
     same = [v for v in versions if v.source == str(model.location)]
     numbered = [v for v in same if v.version == model.version]
-    return (numbered or same or [None])[-1]
+    return max(numbered or same, key=lambda page: page.version, default=None)
 
 
 class MergedVersions:

@@ -58,7 +58,9 @@ class Pages:
             changes: New values by the tags' names.
         """
         kept = self._read(self._place(page)) or page
-        tags = {name: value for name, value in (kept.tags | changes).items() if value is not None}
+        tags = {
+            name: value for name, value in {**kept.tags, **changes}.items() if value is not None
+        }
         self.write(page.model_copy(update={"tags": tags}))
 
     def all(self) -> Iterator[Page]:
