@@ -100,6 +100,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "bit": {"num_groups": 4},
     "cohere_compass_text": {"rope_parameters": BOTH_ROPES},
+    "cpmant": {"prompt_types": 4, "prompt_length": 4},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8}},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "donut-swin": SWIN,

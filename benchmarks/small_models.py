@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from torch import nn
 from transformers import AutoModel, PreTrainedModel, ViTImageProcessorPil
 
 from benchmarks.small_configs import IMAGE, WORDS, Architecture
@@ -38,11 +39,14 @@ def save_models(one: Architecture, base: Path, directory: Path) -> None:
 
 @torch.no_grad()
 def move(model: PreTrainedModel, share: float, seed: int) -> None:
-    """Moves every parameter by a share of its spread, so that answers differ."""
+    """Moves every number that learns by a share of its parameter's spread, so that answers differ."""
     generator = torch.Generator().manual_seed(seed)
+    tables = {m.weight: m.padding_idx for m in model.modules() if isinstance(m, nn.Embedding)}
     for parameter in model.parameters():
         spread = float(parameter.float().std()) if parameter.numel() > 1 else 0.0
         noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        if (padding := tables.get(parameter)) is not None:
+            noise[padding] = 0  # An embedding's row of padding gets no gradient.
         parameter.add_(noise * share * max(spread, 0.02))
 
 

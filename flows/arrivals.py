@@ -9,7 +9,6 @@ from prefect import get_run_logger
 from flows.admission import admit
 from flows.delivery import Outcome, bounce, deliver, is_the_experts, unforeseen
 from flows.ladder import climb_ladder
-from infra.errors import Corrupt
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from infra.registry.tags import ExpertStatus
@@ -29,25 +28,11 @@ def merge_arrivals(queue: MergeQueue, waiting: Sequence[ExpertVersion]) -> tuple
 
 
 def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
-    """The champion on local disk, or None before the first promotion.
-
-    Raises:
-        Corrupt: The base is not the one that the champion was merged from.
-    """
+    """The champion on local disk, or None before the first promotion."""
     newest = find_deployed(queue)
     if newest is None:
         return None
-    deployed = pull_champion(queue, base, newest)
-    if deployed.manifest.base_digest not in (base.digest, base.digest_before):
-        raise Corrupt(
-            where=queue.family.base,
-            expected=f"digest {deployed.manifest.base_digest}, from which the deployed version "
-            f"{newest.version} was merged",
-            found=base.digest,
-            remedy="A family has one base for good: restore it, or start a new family for the new "
-            "base.",
-        )
-    return deployed
+    return pull_champion(queue, base, newest)
 
 
 def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Outcome, ...]:

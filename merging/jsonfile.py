@@ -15,7 +15,7 @@ from merging.errors import InvalidInput
 LARGEST = 16 << 20  # Bytes of a document; the index of a model of 600 B parameters has 9 MB.
 DEEPEST = 64  # Objects and lists in one another; configurations have about five.
 _TOO_DEEP = f"objects nested more than {DEEPEST} deep"
-_POINTER = b"version https://git-lfs.github.com/spec/v1"
+POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 
 def read_json(path: Path, *, largest: int = LARGEST) -> Any:
@@ -74,12 +74,22 @@ def refuse_pointer(path: Path) -> None:
         )
 
 
+def refuse_pointers(directory: Path) -> None:
+    """Refuses a folder in which git-lfs left a pointer; tokenizers, say, would only fail to read it.
+
+    Raises:
+        InvalidInput: One of its files is such a pointer.
+    """
+    for path in sorted(directory.glob("*")):
+        refuse_pointer(path)
+
+
 def is_pointer(path: Path) -> bool:
     """Whether a file is a git-lfs pointer."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(len(_POINTER)) == _POINTER
+        return file.read(len(POINTER)) == POINTER
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

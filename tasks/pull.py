@@ -97,10 +97,20 @@ def pull_champion(queue: MergeQueue, base: Base, promotion: Promotion) -> Deploy
     """Pulls the deployed model and every expert that it was made of.
 
     Raises:
-        Corrupt: Some stored file is not what was recorded for it.
+        Corrupt: The base is not the one that it was merged from, or some stored file is not what was
+            recorded for it.
     """
     location = S3Uri.parse(promotion.location)
     manifest = Manifest.read(queue.store, location, promotion.manifest_sha256)
+    if manifest.base_digest not in (base.digest, base.digest_before):
+        raise Corrupt(
+            where=queue.family.base,
+            expected=f"digest {manifest.base_digest}, from which the deployed version "
+            f"{promotion.version} was merged",
+            found=base.digest,
+            remedy="A family has one base for good: restore it, or start a new family for the new "
+            "base.",
+        )
     directory, _ = queue.cache.pull(queue.store.list(location), manifest.files)
     members = tuple(_pull_member(queue, base, record) for record in manifest.experts)
     return Deployed(promotion, manifest, MergedFolder(directory), members)
@@ -126,6 +136,7 @@ def _pull_member(queue: MergeQueue, base: Base, record: MergedExpert) -> Member:
             queue.family.kind,
             base=base.checkpoint,
             examples=directory / layout.examples,
+            settled=True,
         ),
     )
 

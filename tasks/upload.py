@@ -75,9 +75,9 @@ def upload_base(queue: MergeQueue, directory: Path, report: Report = lambda _: N
     files = {path: directory / path for path in files_in(directory)}
     check_base_names(files, queue.family.kind, str(directory))
     report("Loading it and asking it something")
-    try_base(directory, queue.family.kind)
+    remarks = try_base(directory, queue.family.kind)
     _upload(queue, files, queue.family.base_uri, report)
-    for remark in left_aside(paths_in(directory), str(directory)):
+    for remark in (*left_aside(paths_in(directory), str(directory)), *remarks):
         report(f"Worth knowing: {remark}")
 
 

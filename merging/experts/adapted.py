@@ -95,12 +95,14 @@ def put_on(
                 raise _tied(files, users[name], path)
             changes[name], users[name] = change, path
         elif path in absent and change.whole is None:
+            module = path.rpartition(".")[0]
             raise _refused(
                 files,
                 "every tensor of the task model in the base or in the adapter",
                 f"none for {path}",
-                "PEFT saves what `modules_to_save` names: with the trained model still in memory, add "
-                "the head's module there and save the adapter again; or register the full checkpoint.",
+                "Training began with a module made up by chance, and PEFT saves what `modules_to_save` "
+                f"names: with the trained model still in memory, add {module!r} there and save the "
+                "adapter again, or save the merged model (`merge_and_unload`) and register that.",
             )
         elif path in absent or not path.startswith(backbone):
             head[path] = change.applied(place.before)

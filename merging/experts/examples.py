@@ -75,19 +75,26 @@ class Split:
     gate: Examples
 
 
-def split_examples(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> Split:
+def split_examples(
+    table: pd.DataFrame, kind: ModelKind, labels: Sequence[str], *, settled: bool = False
+) -> Split:
     """Both sides of a table, by its `split` column or else by a hash of the content.
 
     Args:
         table: As :func:`merging.experts.rows.read_rows` takes it.
         kind: The kind of model.
         labels: Label names by class index; the table may use names or indices.
+        settled: Whether it is of an expert that was merged already. What today's rules would refuse
+            is then read as it was, or left out.
 
     Raises:
         InvalidInput: A column is missing, or a row does not keep one of the requirements.
     """
-    rows = read_rows(table, kind, labels)
-    _check(rows, kind, labels)
+    rows = read_rows(table, kind, labels, settled=settled)
+    if settled:
+        rows = [row for row in rows if not row.faults]
+    else:
+        _check(rows, kind, labels)
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(str(row.key), row)

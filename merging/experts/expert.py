@@ -19,6 +19,7 @@ from merging.experts.heads import Head, read_generation
 from merging.experts.table_names import TABLES
 from merging.experts.tables import read_table
 from merging.experts.unnamed import with_labels
+from merging.jsonfile import refuse_pointers
 from merging.kinds import ModelKind
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class ExpertFiles:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The task model's configuration; an adapter that has none has its base's."""
+        refuse_pointers(self.directory)
         if not self.has_config:
             return self.base.config
         config = read_config(self.directory)
@@ -154,6 +156,7 @@ def open_expert(
     *,
     base: Checkpoint | None = None,
     examples: Path | None = None,
+    settled: bool = False,
 ) -> Expert:
     """Reads head and examples of an expert; the weights stay in their files.
 
@@ -163,6 +166,7 @@ def open_expert(
         kind: The kind of model.
         base: The base of a folder that may hold an adapter.
         examples: The examples table, where it does not lie in the folder.
+        settled: Whether it was merged already, perhaps under rules for tables that asked for less.
 
     Raises:
         InvalidInput: Unreadable files, a malformed table, or a classifier that cannot be used.
@@ -179,7 +183,7 @@ def open_expert(
             remedy="Put one beside the weights.",
         )
     try:
-        split = split_examples(read_table(table), kind, head.labels)
+        split = split_examples(read_table(table), kind, head.labels, settled=settled)
     except InvalidInput as error:
         remedy = error.remedy + files.label_hint(str(error))
         raise InvalidInput(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from merging.jsonfile import POINTER
 from merging.serving import IMAGE_FORMATS, load_image
 
 
@@ -26,6 +27,8 @@ class ImageLook:
 def look_at_image(data: bytes) -> ImageLook:
     """Decodes an image as a whole, in the memory that its pixels take."""
     try:
+        if data.startswith(POINTER):
+            raise ValueError("it is a git-lfs pointer: run `git lfs pull` in its folder")
         load_image(data)
         return ImageLook(unusual=_unusual(data))
     except ValueError as error:

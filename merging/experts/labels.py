@@ -55,6 +55,7 @@ def read_labels(
     *,
     as_written: bool = False,
     class_names: Sequence[str] | None = None,
+    settled: bool = False,
 ) -> list[Label]:
     """Reads a label column.
 
@@ -63,6 +64,7 @@ def read_labels(
         names: Label names by class index.
         as_written: A number has no type, as in CSV: what fits the whole column is what is meant.
         class_names: Names by index that the table itself gives; then every number is an index.
+        settled: A number that could be either is an index, as it was before anybody asked.
 
     Raises:
         InvalidInput: Two classes have one name, or the table's names are not the model's.
@@ -72,7 +74,13 @@ def read_labels(
         _check_class_names(class_names, names)
     reader = _Reader(names, as_written=as_written, indices=class_names is not None)
     cells = [None if is_missing(value) else reader.cell(value) for value in values]
-    return reader.labels(cells)
+    labels = reader.labels(cells)
+    if settled:
+        return [
+            Label(cell.by_index) if cell is not None and label.ambiguous else label
+            for cell, label in zip(cells, labels, strict=True)
+        ]
+    return labels
 
 
 def check_names(names: Sequence[str]) -> None:

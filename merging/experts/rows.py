@@ -86,7 +86,9 @@ def requirements(kind: ModelKind, labels: Sequence[str]) -> dict[str, Requiremen
     return rules
 
 
-def read_rows(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> list[Row]:
+def read_rows(
+    table: pd.DataFrame, kind: ModelKind, labels: Sequence[str], *, settled: bool = False
+) -> list[Row]:
     """Reads every row of a table.
 
     Args:
@@ -94,6 +96,7 @@ def read_rows(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> li
             `image, label` or `input, target`, and perhaps `split`.
         kind: The kind of model.
         labels: Label names by class index; the table may use names or indices.
+        settled: See :func:`merging.experts.labels.read_labels`.
 
     Raises:
         InvalidInput: A column is missing, or label names contradict each other.
@@ -109,7 +112,7 @@ def read_rows(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> li
     nothing = [None] * len(table)
     pairs = table[kind.pair_column] if kind.pair_column in table.columns else nothing
     sides = table["split"] if "split" in table.columns else nothing
-    answers = _classes(table, kind, labels) if kind.has_head else _texts(table, kind)
+    answers = _classes(table, kind, labels, settled) if kind.has_head else _texts(table, kind)
     return [
         _row(value, pair, answer, side if "split" in table.columns else _ANY, kind)
         for value, pair, answer, side in zip(
@@ -155,12 +158,15 @@ def _side_of(key: str) -> str:
     return SIDES[int(key[:8], 16) / 2**32 >= CALIBRATION_SHARE]
 
 
-def _classes(table: pd.DataFrame, kind: ModelKind, labels: Sequence[str]) -> Iterator[_Answer]:
+def _classes(
+    table: pd.DataFrame, kind: ModelKind, labels: Sequence[str], settled: bool
+) -> Iterator[_Answer]:
     read = read_labels(
         table[kind.target_column],
         labels,
         as_written=table.attrs.get(AS_WRITTEN, False),
         class_names=table.attrs.get(CLASS_NAMES),
+        settled=settled,
     )
     for label in read:
         faults = {"target": label.unknown, "reading": label.ambiguous}

@@ -25,23 +25,24 @@ class StandIns:
     """A stand-in for each tensor of a backbone.
 
     Attributes:
-        tensors: By canonical name.
+        tensors: By the checkpoint's own names, which transformers may rename as it loads them.
     """
 
     tensors: Mapping[str, Tensor]
-    _names: Mapping[int, str]
+    _places: Mapping[int, tuple[str, torch.Size]]
 
     @classmethod
     def of(cls, backbone: Checkpoint, kind: ModelKind) -> Self:
         """The stand-ins of a checkpoint's tensors that are merged."""
-        names = backbone_names(backbone, kind)
-        tensors = {name: _stand_in(backbone.read(name)) for name in names}
-        return cls(tensors, {tensor.data_ptr(): name for name, tensor in tensors.items()})
+        made = {name: _stand_in(backbone.read(name)) for name in backbone_names(backbone, kind)}
+        tensors = {backbone.tensors[name].key: tensor for name, tensor in made.items()}
+        places = {tensor.data_ptr(): (name, tensor.shape) for name, tensor in made.items()}
+        return cls(tensors, places)
 
     def name_of(self, value: Tensor) -> str | None:
         """Whose stand-in a tensor of a model is; None where it is nobody's, or only a part of one."""
-        name = self._names.get(value.data_ptr())
-        return name if name is not None and value.shape == self.tensors[name].shape else None
+        name, shape = self._places.get(value.data_ptr(), (None, None))
+        return name if value.shape == shape else None
 
 
 def _stand_in(tensor: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ class TaskModels:
                 n: nn.Parameter(t.to(device, dtype), requires_grad=tune_heads)
                 for n, t in own.items()
             }
-            model = assemble(head.config, kind, {**backbone, **own}, head.generation)
+            loaded = {base.tensors[n].key: t for n, t in backbone.items()} | own
+            model = assemble(head.config, kind, loaded, head.generation)
             _share(model, {**backbone, **own}, {**frozen, **self.merged, **parameters})
             model.to(device, dtype)
             self.models[head.task] = model.eval()

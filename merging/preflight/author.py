@@ -19,14 +19,13 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
-    PretrainedConfig,
 )
 
 from merging.experts.expert import Expert
 from merging.experts.rows import Input
 from merging.kinds import ModelKind
 from merging.preflight.quiet import quietly
-from merging.serving import AUTO_CLASSES, decode_image, parse_config
+from merging.serving import auto_class, decode_image, parse_config
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 # Size of the change of every number that shows how far a model carries the rounding of its numbers:
@@ -152,11 +151,6 @@ class Author:
         for parameter in self.model.parameters():
             signs = torch.randint(0, 2, parameter.shape, generator=generator, dtype=torch.int8)
             parameter.mul_(1 + SHAKEN * (2 * signs - 1).to(parameter.dtype))
-
-
-def auto_class(config: PretrainedConfig, kind: ModelKind) -> Any:
-    """The auto class of transformers that loads a task model of this kind."""
-    return AUTO_CLASSES[kind][-1 if config.is_encoder_decoder else 0]
 
 
 def load_processor(folder: Path, kind: ModelKind) -> Any:

@@ -21,11 +21,12 @@ from transformers import PreTrainedModel
 from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint
 from merging.experts.configuration import backbone_class
-from merging.jsonfile import refuse_pointer
+from merging.jsonfile import refuse_pointers
 from merging.kinds import ModelKind
 from merging.preflight.author import OFFLINE, brings_processor
 from merging.preflight.claims import refuse_claim
 from merging.preflight.quiet import quietly
+from merging.preflight.remarks import weights_aside
 from merging.serving import Encoder, TaskError, model_class
 
 SAVE = "Give the folder that `save_pretrained` of the model and of its tokenizer or image processor wrote."
@@ -57,9 +58,7 @@ def open_base(directory: Path, kind: ModelKind) -> Checkpoint:
     Raises:
         InvalidInput: They are not, or transformers has no task model for it.
     """
-    for path in sorted(directory.iterdir()):
-        if path.suffix in (".json", ".txt", ".model"):
-            refuse_pointer(path)
+    refuse_pointers(directory)
     base = Checkpoint.open(directory)
     if base.wrapper:
         raise _faulty(directory, "the model's own names", f"{base.wrapper} before each", LOADS)
@@ -73,8 +72,11 @@ def open_base(directory: Path, kind: ModelKind) -> Checkpoint:
     return base
 
 
-def try_base(directory: Path, kind: ModelKind) -> None:
+def try_base(directory: Path, kind: ModelKind) -> tuple[str, ...]:
     """Loads a base as its author's library does and asks it something, once.
+
+    Returns:
+        Sentences worth knowing of it.
 
     Raises:
         InvalidInput: It cannot be opened or loaded, lacks tensors, or answers with NaN.
@@ -108,6 +110,7 @@ def try_base(directory: Path, kind: ModelKind) -> None:
         raise _faulty(directory, expected, found, LOADS) from error
     if not bool(torch.isfinite(answer).all()):
         raise _faulty(directory, "finite answers", "NaN or infinity", LOADS)
+    return tuple(weights_aside(base))
 
 
 def _class_of(base: Checkpoint, kind: ModelKind) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import MODEL_MAPPING, PretrainedConfig
 
-from merging.experts.checkpoint import Checkpoint, backbone_names
+from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import ExpertFiles
 from merging.experts.heads import LABELS, VOLATILE
 from merging.kinds import ModelKind
@@ -22,6 +22,7 @@ from merging.preflight.claims import refuse_claim
 from merging.preflight.mismatch import Mismatch
 from merging.preflight.quiet import quietly
 from merging.serving import model_class
+from merging.vectors.backbone import Backbone
 
 # What these say is the head's, or is nothing about the model.
 OWN = frozenset({*LABELS, *VOLATILE, "problem_type", "architectures", "quantization_config"})
@@ -108,11 +109,11 @@ class Asked:
         if not self.kind.has_head:
             cls = model_class(config.to_dict(), self.kind)[0]
         refuse_claim(cls, config, self.base)
-        tensors = {name: self.base.read(name) for name in backbone_names(self.base, self.kind)}
+        tensors = Backbone.of(self.base, self.kind).tensors
         with quietly(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # What a checkpoint lacks, such as a pooler, starts by chance.
             model = cls.from_pretrained(
-                None, config=config, state_dict=tensors, dtype=torch.float32
+                None, config=config, state_dict=dict(tensors), dtype=torch.float32
             )
         return model.eval()
 

@@ -105,6 +105,10 @@ class Proof:
         self.specimens = choose_specimens(self.expert.split, LONGEST)
         with _refused("author's library", "a folder that transformers or PEFT loads", LOADS):
             self.author = Author(alone.base.directory, self.expert, alone.kind)
+        if unused := [name for name in self.author.unexpected if name in self.expert.head.tensors]:
+            named = f"{', '.join(unused[:SHOWN])}, which it does not use"
+            expected = f"the tensors of a {type(self.author.model).__name__}"
+            raise Parted(Mismatch("head", expected, named, CLASS))
         with _refused("merged model", "what learning and serving can build and ask", ARCHITECTURE):
             self.ours = Ours.of(alone, self.specimens.take([0]))
         self.author.positions = self.ours.positions
@@ -115,10 +119,6 @@ class Proof:
         Raises:
             Parted: At the first place where the two ways part.
         """
-        if unused := [name for name in self.author.unexpected if name in self.expert.head.tensors]:
-            named = f"{', '.join(unused[:SHOWN])}, which it does not use"
-            expected = f"the tensors of a {type(self.author.model).__name__}"
-            raise Parted(Mismatch("head", expected, named, CLASS))
         inputs = self.expert.split.gate.inputs + self.expert.split.calibration.inputs
         if mismatches := tuple(compare_readings(self.author, self.ours, inputs)):
             raise Parted(*mismatches)

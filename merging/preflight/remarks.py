@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import Expert
 
 
@@ -25,7 +26,13 @@ def remarks(expert: Expert) -> Iterator[str]:
             f"It says that it was trained on {str(name)[:200]!r}: make sure that this is the base here, "
             "since an adapter fits every base of the same shapes."
         )
-    if not expert.files.is_adapter and (aside := expert.files.checkpoint.left_aside):
+    if not expert.files.is_adapter:
+        yield from weights_aside(expert.files.checkpoint)
+
+
+def weights_aside(checkpoint: Checkpoint) -> Iterator[str]:
+    """A sentence about safetensors files in a folder that are not its model, if there are any."""
+    if aside := checkpoint.left_aside:
         yield (
             f"{', '.join(aside)} {'lie' if len(aside) > 1 else 'lies'} beside the weights and "
             "was not read, since transformers does not read it either."

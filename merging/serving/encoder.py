@@ -170,6 +170,7 @@ class Encoder:
         other; RoBERTa's begin behind those of its padding. Other models say what they were made for.
         """
         stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        stated = None if stated == -1 else stated  # XLNet's way to say that it has no limit.
         batch = {n: t.to(model.device) for n, t in self.collate(self.encode(["1 2 3 4 5"])).items()}
         lengths = [batch["input_ids"].shape[1]]
         if self.writes_text and not self.joined:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -59,7 +60,7 @@ def model_class(config: Mapping[str, Any], kind: str) -> tuple[Any, PretrainedCo
         TaskError: transformers has none for this architecture.
     """
     parsed = parse_config(config)
-    auto: Any = AUTO_CLASSES[kind][-1 if parsed.is_encoder_decoder else 0]
+    auto: Any = auto_class(parsed, kind)
     try:
         mapped = auto._model_mapping[type(parsed)]  # noqa: SLF001 - nothing public tells the class
     except KeyError as error:
@@ -70,6 +71,17 @@ def model_class(config: Mapping[str, Any], kind: str) -> tuple[Any, PretrainedCo
     classes = mapped if isinstance(mapped, tuple) else (mapped,)
     named = [c for c in classes if c.__name__ in (parsed.architectures or ())]
     return (named or classes)[0], parsed
+
+
+def auto_class(config: PretrainedConfig, kind: str) -> Any:
+    """The auto class of transformers that loads a task model of this kind.
+
+    What reads sounds, too, is among those of an encoder with a decoder, though it may have none.
+    """
+    classes = AUTO_CLASSES[kind]
+    ordered = classes[::-1] if config.is_encoder_decoder else classes
+    known = [auto for auto in ordered if type(config) in auto._model_mapping]  # noqa: SLF001
+    return (known or ordered)[0]
 
 
 def assemble(
@@ -121,7 +133,7 @@ def load_model(
     They are by name what messages call them, and hold what transformers starts them from.
     """
     cls, parsed = model_class(config, kind)
-    with quiet_transformers():
+    with quiet_transformers(), _NothingPadded():
         model, info = cls.from_pretrained(
             None,
             config=parsed,
@@ -132,6 +144,21 @@ def load_model(
         )
     wrong = {key: key for key in sorted(info["missing_keys"])}
     return model, wrong | {key[0]: str(key) for key in sorted(info["mismatched_keys"], key=str)}
+
+
+class _NothingPadded(TorchFunctionMode):
+    """Gives a tensor that is padded by nothing back as it is, and not as a copy.
+
+    So transformers pads the bias of an output layer whose weight is tied to an embedding. A copy would
+    no longer share memory with what was given, and no address would tell where that went.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.nn.functional.pad and len(args) > 1 and not any(args[1]):
+            return args[0]
+        return function(*args, **(kwargs or {}))
 
 
 def _use_own_attention(module: Any, _: Any) -> None:

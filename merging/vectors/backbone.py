@@ -21,7 +21,7 @@ class Backbone:
 
     Attributes:
         directory: The folder that holds the model.
-        tensors: By canonical name.
+        tensors: By the checkpoint's own names, which transformers may rename as it loads them.
         reader: Folder with the tokenizer or the image processor.
     """
 
@@ -32,7 +32,8 @@ class Backbone:
     @classmethod
     def of(cls, checkpoint: Checkpoint, kind: ModelKind) -> Self:
         """The backbone of a base or of a merged model."""
-        tensors = {name: checkpoint.read(name) for name in backbone_names(checkpoint, kind)}
+        names = backbone_names(checkpoint, kind)
+        tensors = {checkpoint.tensors[name].key: checkpoint.read(name) for name in names}
         return cls(checkpoint.directory, tensors, checkpoint.directory)
 
     @classmethod
@@ -52,13 +53,14 @@ class Backbone:
         if not files.is_adapter:
             own = files.checkpoint
             new = set(own.newcomers(base)) if kind.has_head else set()  # these are the head's
-            tensors = {n: t for n, t in cls.of(own, kind).tensors.items() if n not in new}
+            names = [name for name in backbone_names(own, kind) if name not in new]
+            tensors = {own.tensors[name].key: own.read(name) for name in names}
         else:
-            tensors = dict(cls.of(base, kind).tensors)
-            for name, tensor in tensors.items():
-                delta = dense_delta(source.delta(name), base, name)
-                if delta is not None:
-                    tensors[name] = tensor.float() + delta
+            tensors = {}
+            for name in backbone_names(base, kind):
+                tensor, delta = base.read(name), dense_delta(source.delta(name), base, name)
+                key = base.tensors[name].key
+                tensors[key] = tensor if delta is None else tensor.float() + delta
         reads = any(files.directory.glob("tokenizer*"))
         reads = reads or (files.directory / "preprocessor_config.json").exists()
         return cls(files.directory, tensors, files.directory if reads else base.directory)

@@ -189,6 +189,7 @@ LIMITS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "two rows before the first": ("bart", BART, 10**30, 32),
     "a shorter text": ("bert", BERT, 9, 9),
     "none": ("t5", T5, 10**30, LONGEST_TEXT),
+    "none, as XLNet says it": ("xlnet", XLNET, 10**30, LONGEST_TEXT),
 }
 
 
@@ -198,7 +199,7 @@ def test_a_text_is_cut_where_the_model_or_its_author_ends(case: str, text_base: 
     model = classifier(model_type, sizes)
     tokenizer = AutoTokenizer.from_pretrained(text_base, model_max_length=longest)
     encoder = Encoder(text_base, KIND, model, tokenizer)
-    (row,) = encoder.encode([" ".join(WORDS * 10)])
+    (row,) = encoder.encode([" ".join(WORDS * 10)])  # 600 words
     assert len(row["input_ids"]) == encoder.limit == limit
     assert class_scores(model, encoder, [" ".join(WORDS * 10)], CPU).isfinite().all()
 

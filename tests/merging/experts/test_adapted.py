@@ -96,6 +96,7 @@ class Case:
     config: Callable[[], PretrainedConfig]
     adapter: Callable[[], Any]
     inputs: Mapping[str, Tensor] = field(default_factory=lambda: TEXT_IDS)
+    saved: Mapping[str, Any] = field(default_factory=dict)  # how its base was made
 
 
 def lora(*targets: str, **settings: Any) -> Callable[[], LoraConfig]:
@@ -196,7 +197,8 @@ def write(case: Case, directory: Path, **saving: Any) -> tuple[Path, Path]:
     torch.manual_seed(0)
     cls = model_class(case)
     whole = cls(case.config()).eval()
-    (whole.base_model if case.kind.has_head else whole).save_pretrained(base)
+    saved = whole.base_model if case.kind.has_head else whole
+    (type(saved)(case.config(), **case.saved) if case.saved else saved).save_pretrained(base)
     config = case.adapter()
     adapted = get_peft_model(cls.from_pretrained(base, **labels(case)), config)
     generator = torch.Generator().manual_seed(1)
@@ -273,6 +275,10 @@ REFUSED = {
         "peft_type=VERA",
     ),
     "no head": (Case(TEXT, bert, lora("query")), "none for classifier.weight"),
+    "no pooler": (
+        Case(TEXT, bert, lora("query", **CLASSIFIES), saved={"add_pooling_layer": False}),
+        "none for bert.pooler.dense.weight",
+    ),
     "another task": (Case(TEXT, bert, lora("query", task_type="TOKEN_CLS")), "task_type TOKEN_CLS"),
 }
 

@@ -35,6 +35,16 @@ def test_the_sides_have_no_row_in_common_even_if_the_table_repeats_one() -> None
     assert len(split.gate) == 10
 
 
+def test_of_an_expert_that_was_merged_already_numbers_are_the_indices_that_they_were() -> None:
+    rows = pd.DataFrame({"text": ["a", "b", "c", "d"], "label": [1, 2, 1, 7], "split": "gate"})
+    stars = ("1", "2", "3", "4", "5")
+    with pytest.raises(InvalidInput, match="expected every label to"):
+        split_examples(rows, KIND, stars)
+    gate = split_examples(rows, KIND, stars, settled=True).gate
+    by_text = dict(zip(gate.inputs, gate.targets, strict=True))
+    assert by_text == {"a": 1, "b": 2, "c": 1}, "what is no class at all is left out"
+
+
 def test_labels_come_by_name_or_index() -> None:
     by_index = table().assign(label=[i % 2 for i in range(200)])
     assert split_examples(by_index, KIND, LABELS) == split_examples(table(), KIND, LABELS)

@@ -92,6 +92,7 @@ def test_an_alpha_channel_that_hides_nothing_is_nothing_unusual():
         (encoded("RGB", "PNG", size=64)[:-200], "damaged"),
         (encoded("RGB", "EPS"), "none of PNG"),
         (b"<svg/>", "none of PNG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
         (b"", "none of PNG"),
         (png_that_claims(20_000, 20_000), ""),
         (png_that_claims(10_000, 5_001), f"10,000 by 5,001 pixels, {MOST_PIXELS:,} are the most"),

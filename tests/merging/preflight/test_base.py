@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,14 @@ def test_a_faulty_base_is_refused_in_a_sentence(text_base: Path, copy_of: Copy, 
         try_base(base, TEXT)
     assert sentence in str(caught.value)
     assert len(str(caught.value)) < 900
+
+
+def test_weights_that_are_not_the_base_are_named(text_base: Path, copy_of: Copy) -> None:
+    base = copy_of(text_base)
+    assert try_base(base, TEXT) == ()
+    shutil.copyfile(base / "model.safetensors", base / "model_ema.safetensors")
+    (sentence,) = try_base(base, TEXT)
+    assert sentence.startswith("model_ema.safetensors lies beside the weights and was not read")
 
 
 def test_a_base_of_another_kind_is_refused(text_base: Path) -> None:

@@ -10,6 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BartForConditionalGeneration,
     LevitConfig,
@@ -21,6 +24,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from benchmarks.small_configs import architectures
+from benchmarks.small_models import save_models
 from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import ExpertFiles, open_expert
 from merging.kinds import ModelKind
@@ -35,10 +40,19 @@ from tests.merging.tiny import (
     image_table,
     moved,
     save_expert,
+    text_table,
 )
-from tests.tiny_tokenizer import write_tokenizer
+from tests.tiny_tokenizer import SPECIAL, write_tokenizer
 
 TEXTS, IMAGES, WRITERS = ModelKind
+VOCABULARY = len(SPECIAL) + len(WORDS)
+TOKENS = {
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+}
 Copy = Callable[[Path], Path]
 
 
@@ -192,6 +206,54 @@ def test_an_architecture_that_keeps_what_it_made_of_its_parameters_is_refused(
     (mismatch,) = look(base, expert, IMAGES)
     assert "kept from one pass to the next" in mismatch.found
     assert "nothing is wrong with the fine-tuning" in mismatch.remedy
+
+
+@pytest.mark.parametrize("name", ["bert", "llama4_text", "qwen2_audio", "xlnet"])
+def test_generators_that_transformers_ties_renames_or_files_elsewhere_are_exact(
+    tmp_path: Path, name: str
+) -> None:
+    one = next(one for one in architectures(WRITERS) if one.name == name)
+    base, expert = tmp_path / "base", tmp_path / "expert"
+    save_models(one, base, expert)
+    generation_table(0).to_parquet(expert / "examples.parquet")
+    assert look(base, expert, WRITERS) == ()
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("model_type", ["modernbert", "llama", "qwen2", "mistral"])
+def test_a_tagger_is_no_classifier(tmp_path: Path, model_type: str, named: bool) -> None:
+    base, expert = tmp_path / "base", tmp_path / "expert"
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model(
+        model_type,
+        **sizes,
+        num_hidden_layers=1,
+        num_key_value_heads=2,
+        vocab_size=VOCABULARY,
+        **TOKENS,
+    )
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(base)
+    write_tokenizer(base, WORDS)
+    model = AutoModelForTokenClassification.from_pretrained(base, num_labels=3)
+    save_expert(moved(model, 0), expert, text_table(0).replace("class-", "LABEL_", regex=True))
+    assert look(base, expert) != ()
+    if not named:
+        change_json(expert / "config.json", architectures=None)
+    found = look(base, expert)
+    # Without its class's name ModernBERT's two heads have the same tensors, and one cannot be told.
+    assert bool(found) == (named or model_type != "modernbert"), found
+    assert not found or found[0].tensor == ("config.architectures" if named else "head")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "special_tokens_map.json", "spiece.model"])
+def test_what_git_lfs_left_among_an_experts_files_is_called_by_its_name(
+    text_base: Path, expert: Path, name: str
+) -> None:
+    (expert / name).write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    (mismatch,) = look(text_base, expert)
+    assert mismatch.tensor == name
+    assert "git lfs pull" in mismatch.remedy
 
 
 @pytest.mark.parametrize(
