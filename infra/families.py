@@ -76,6 +76,9 @@ class Family(BaseModel):
         schedule: When the queue is swept for what no event told of, in the form of cron; null for
             never.
         audit_schedule: When the deployed model is audited, in the same form.
+        gc_schedule: When what nothing needs any more is looked for, and removed, in the same form.
+        keep_days: Days for which `supermerge gc` keeps what nothing needs any more, from when it sees
+            so first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,6 +96,8 @@ class Family(BaseModel):
     notify: tuple[Target, ...] = ()
     schedule: Cron | None = "*/15 * * * *"
     audit_schedule: Cron | None = "30 3 * * *"
+    gc_schedule: Cron | None = "50 3 * * *"
+    keep_days: int = Field(default=14, ge=0)
 
     @model_validator(mode="after")
     def _each_rung_is_another_merge(self) -> Self:

@@ -84,6 +84,13 @@ def pull_expert(queue: MergeQueue, version: ExpertVersion) -> Pulled:
     source = queue.registry.experts.locate(version)
     _check_bucket(queue, source, version.ref)
     objects = queue.store.list(source)
+    if not objects:
+        raise InvalidInput(
+            where=f"source of {version.ref}",
+            expected="the files of an expert",
+            found=f"nothing below {source}",
+            remedy="Register it again with `supermerge register`.",
+        )
     paths = [item.path for item in objects]
     find_layout(paths, str(source))
     directory, files = queue.cache.pull(_wanted(objects, source))

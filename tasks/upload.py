@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -60,7 +61,17 @@ def register_expert(
     )
     files = expert_files(directory, examples, queue.family.kind)
     digest = sha256_tree({path: sha256_file(file) for path, file in files.items()})
-    target = queue.family.root / "experts" / task_name / digest
+    folder = queue.family.root / "experts" / task_name
+    known = queue.registry.experts.find(queue.name, task_name, digest)
+    if known and not known.source.startswith(f"{folder}/"):
+        known = None
+    if known and known.status == "rejected":
+        if set(files) <= {item.path for item in queue.store.list(S3Uri.parse(known.source))}:
+            return known
+        known = None
+    # What no version needs may just be being removed, so its folder is not used again.
+    fresh = folder / f"{digest}-{secrets.token_hex(4)}"
+    target = S3Uri.parse(known.source) if known else fresh
     _upload(queue, files, target, report)
     report("Registering it in MLflow")
     return queue.registry.experts.register(queue.name, task_name, target, digest)

@@ -10,7 +10,7 @@ import os
 
 import typer
 
-from infra.cli import checking, experts, models, queue, stack, status
+from infra.cli import checking, experts, garbage, models, queue, stack, status
 from infra.cli.output import FriendlyGroup
 from infra.settings import CLIENT_DEFAULTS
 
@@ -43,6 +43,7 @@ app.command()(queue.rollback)
 app.command()(queue.freeze)
 app.command()(queue.thaw)
 app.command()(queue.audit)
+app.command()(garbage.gc)
 app.command()(models.history)
 app.command()(models.diff)
 app.command()(models.pull)

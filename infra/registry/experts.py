@@ -134,6 +134,18 @@ class Experts:
                 remedy="Register the expert again with `supermerge register`.",
             ) from error
 
+    def find(self, family: str, task: str, digest: str) -> ExpertVersion | None:
+        """The newest version of a task that has this content, None where there is none."""
+        name = f"{check_family(family)}-{check_task(task)}"
+        versions = map(_expert, search_versions(self._client, f"name = '{name}'"))
+        found = [version for version in versions if version.tags.digest == digest]
+        return max(found, key=lambda version: version.version, default=None)
+
+    def at(self, folder: S3Uri) -> tuple[ExpertVersion, ...]:
+        """Every version of any model whose files lie in a folder, be it no expert."""
+        found = search_versions(self._client, f"source_path LIKE '{folder}%'")
+        return tuple(_expert(v) for v in found if f"{v.source}/".startswith(f"{folder}/"))
+
     def settle(
         self, expert: ExpertVersion, status: ExpertStatus, reason: str, report: str = ""
     ) -> bool:

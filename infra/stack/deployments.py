@@ -80,6 +80,7 @@ def fill_in(family: Family, project: Path) -> list[dict[str, Any]]:
         "SUPERMERGE_FAMILY": family.name,
         "SUPERMERGE_SCHEDULE": family.schedule or "",
         "SUPERMERGE_AUDIT_SCHEDULE": family.audit_schedule or "",
+        "SUPERMERGE_GC_SCHEDULE": family.gc_schedule or "",
     }
     text = deployments_file().read_text()
     for name, value in values.items():

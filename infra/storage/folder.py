@@ -12,6 +12,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.errors import Conflict
@@ -41,7 +42,11 @@ class FolderStore:
         return tuple(
             # Every write makes a new file, so inode and time change with the content.
             StoredObject(
-                prefix / key, key, facts.st_size, f"{facts.st_ino:x}-{facts.st_mtime_ns:x}"
+                prefix / key,
+                key,
+                facts.st_size,
+                f"{facts.st_ino:x}-{facts.st_mtime_ns:x}",
+                datetime.fromtimestamp(facts.st_mtime, UTC),
             )
             for key, facts in sorted(files.items())
             if stat.S_ISREG(facts.st_mode)

@@ -187,6 +187,7 @@ class S3Store:
                         path,
                         item["Size"],
                         item["ETag"].strip('"'),
+                        item["LastModified"],
                     )
 
     @contextmanager

@@ -8,6 +8,7 @@ for both. Bytes are never trusted by name: whoever downloads compares SHA-256 di
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -64,12 +65,14 @@ class StoredObject:
         path: Its key relative to the prefix that was listed.
         size: How many bytes it has.
         etag: Changes whenever the content does.
+        modified: When it was written, by the clock of the store.
     """
 
     uri: S3Uri
     path: str
     size: int
     etag: str
+    modified: datetime
 
 
 class ObjectStore(Protocol):

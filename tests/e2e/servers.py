@@ -126,6 +126,7 @@ def _write_family(file: Path, promotion: str = "auto", kind: str = "text-classif
         "gate": {"margin": 0.05},
         "schedule": None,
         "audit_schedule": None,
+        "gc_schedule": None,
     }
     file.write_text(yaml.safe_dump(family))
 

@@ -84,7 +84,7 @@ def test_prefect_knows_each_familys_deployments_its_line_and_the_end_of_zombies(
     stack: Settings,
 ) -> None:
     for family in SERVED:
-        for flow in ("continual-merge", "promote", "rollback", "audit"):
+        for flow in ("continual-merge", "promote", "rollback", "audit", "gc"):
             found = prefect(stack, f"deployments/name/{flow}/{family}").json()
             assert (found["status"], found["parameters"]) == ("READY", {"family": family})
         line = prefect(stack, f"work_pools/{POOL}/queues/supermerge-{family}").json()

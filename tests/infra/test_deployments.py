@@ -34,8 +34,8 @@ FILLED = filled()
 every_flow = pytest.mark.parametrize("flow", sorted(FILLED))
 
 
-def test_each_family_has_four_deployments_with_its_name() -> None:
-    assert set(FILLED) == {"continual-merge", "promote", "rollback", "audit"}
+def test_each_family_has_five_deployments_with_its_name() -> None:
+    assert set(FILLED) == {"continual-merge", "promote", "rollback", "audit", "gc"}
     assert {(d["name"], d["parameters"]["family"]) for d in FILLED.values()} == {("demo", "demo")}
 
 
@@ -45,6 +45,7 @@ def test_what_takes_long_waits_in_the_familys_line_and_what_people_decided_does_
     assert {flow: d["work_pool"] for flow, d in FILLED.items()} == {
         "continual-merge": line,
         "audit": line,
+        "gc": line,
         "promote": at_once,
         "rollback": at_once,
     }

@@ -94,10 +94,8 @@ def test_an_expert_whose_files_are_gone_is_held_and_the_others_go_on(deployed):
 gone/1: – → waiting
 elsewhere/1: – → waiting
 food/1: – → waiting
-gone/1: waiting → rejected: s3://models/uploads/nothing: expected exactly one folder with
-    safetensors and config.json or adapter_config.json, found none. Register the folder of one
-    expert; its examples table may lie elsewhere and be given to `supermerge register` with
-    --examples.
+gone/1: waiting → rejected: source of reviews-gone/1: expected the files of an expert, found
+    nothing below s3://models/uploads/nothing. Register it again with `supermerge register`.
 log: reviews: gone bounced: 〃
 notice bounced: reviews: gone bounced: 〃
 elsewhere/1: waiting → rejected: source of reviews-elsewhere/1: expected one of the family's

@@ -34,6 +34,9 @@ class Versions:
     def __init__(self) -> None:
         self.known: dict[str, object] = {}
 
+    def find(self, *_: str) -> None:
+        return None
+
     def register(self, family: str, task: str, source: object, digest: str) -> SimpleNamespace:
         version = SimpleNamespace(task=task, source=source, digest=digest, ref=f"{family}-{task}/1")
         self.known[version.ref] = version
