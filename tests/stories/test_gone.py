@@ -192,7 +192,8 @@ def test_a_full_disk_is_nobodys_fault(deployed):
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
 food/1: waiting → merging
-OSError: [Errno 28] No space left on device\
+> The system: No space left on device. Free some space; the cache folder may be deleted, and
+    `supermerge gc` helps.\
 """)
     deployed.given.rules.clear()
     assert "promoted" in deployed.sweep()

@@ -54,8 +54,8 @@ def test_a_stale_approval_is_refused(candidate):
     candidate.elsewhere_promoted(1)
     assert candidate.types("approve reviews 2") == snapshot("""\
 version 1 (promoted): Meanwhile.
-version 2: candidate → superseded: Version 2 was built on promotion 1, but the newest is 2: the
-    deployed model has changed. The next merge builds a new candidate on it.
+version 2: candidate → superseded: The candidate was built on promotion 1, but the newest is 2:
+    the deployed model has changed. The next merge builds a new candidate on it.
 log: reviews version 2: Refused: 〃
 version 2 reads in review: Refused: 〃
 > Refused: 〃\
