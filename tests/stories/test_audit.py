@@ -70,3 +70,13 @@ def test_an_audit_finds_other_answers(deployed):
 notice audit-failed: reviews: audit failed: weather: judged at 0.9000, now 0.8000.
 > Audit of reviews: weather: judged at 0.9000, now 0.8000.\
 """)
+
+
+def test_what_differs_because_something_was_promoted_meanwhile_is_no_finding(two, monkeypatch):
+    def meanwhile(*_: object) -> tuple[str, ...]:
+        monkeypatch.undo()
+        two.types("rollback reviews")
+        return ("The alias champion points to 2, but version 1 is deployed.",)
+
+    monkeypatch.setattr("flows.audit.check_mirror", meanwhile)
+    assert "version 1: every file has the recorded digest" in two.types("audit reviews")

@@ -279,12 +279,12 @@ def test_the_page_of_the_flow_run_tells_the_decision(candidate):
     )
 
 
-def test_only_merges_and_audits_take_their_turn_in_the_line_of_their_family(candidate):
-    """What a person decides waits for no merge."""
+def test_only_merges_take_their_turn_in_the_line_of_their_family(candidate):
+    """What a person decides waits for no merge, nor does one who looks."""
     candidate.watch.turns.clear()
-    for command in ("approve reviews 2", "rollback reviews", "merge reviews", "audit reviews"):
+    for command in ("approve reviews 2", "audit reviews", "rollback reviews", "merge reviews"):
         candidate.types(command)
-    assert candidate.watch.turns == ["supermerge-reviews"] * 2
+    assert candidate.watch.turns == ["supermerge-reviews"]
 
 
 def test_an_approval_does_not_wait_for_a_merge_which_starts_over_on_what_it_made(candidate):
