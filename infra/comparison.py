@@ -11,7 +11,7 @@ from torch import Tensor
 
 from infra.history import find_recorded, gate_scores
 from infra.queue import MergeQueue
-from infra.storage.manifest import Manifest, download_file
+from infra.storage.manifest import Manifest, download_part
 from infra.storage.promotions import Recorded
 from merging.models.coefficients import Coefficients
 from merging.models.folder import MergedFolder
@@ -35,7 +35,7 @@ def _side(queue: MergeQueue, model: Recorded) -> dict[str, tuple[str, str, str]]
     scores = gate_scores(queue, model)
     with tempfile.TemporaryDirectory() as folder:
         file = MergedFolder(Path(folder)).coefficients
-        download_file(queue.store, model.location, manifest, file)
+        download_part(queue.store, model.location, manifest, file.name, Path(folder))
         coefficients = Coefficients.load(file)
     return {
         e.task: (

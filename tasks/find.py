@@ -8,7 +8,7 @@ from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion, find_page
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import STATUS
-from infra.storage.manifest import Manifest
+from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion, Recorded
 from merging.gate import GateReport
 from tasks.retry import SIDE_EFFECT
@@ -73,17 +73,31 @@ def find_arrivals(queue: MergeQueue, model: Recorded) -> tuple[ExpertVersion, ..
     Raises:
         Corrupt: A manifest is not what was recorded.
     """
+    arrived, _ = compare_with_built_on(queue, model)
+    present = queue.registry.experts.of(queue.name)
+    # One that was deleted in MLflow meanwhile has no page on which anything could be written.
+    return tuple(e for r in arrived if (e := find_page(r, present)))
+
+
+def compare_with_built_on(
+    queue: MergeQueue, model: Recorded
+) -> tuple[list[MergedExpert], list[MergedExpert]]:
+    """The experts that are new in a candidate, and those whose tasks it does not hold any more.
+
+    Raises:
+        Corrupt: A manifest is not what was recorded.
+    """
     manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
-    before: set[tuple[str, str]] = set()
+    before: tuple[MergedExpert, ...] = ()
     for entry in queue.promotions.entries():
         if entry.sequence == manifest.champion_sequence:
             built_on = entry.model
             old = Manifest.read(queue.store, built_on.location, built_on.manifest_sha256)
-            before = {(record.task, record.digest) for record in old.experts}
-    present = queue.registry.experts.of(queue.name)
-    arrived = [r for r in manifest.experts if (r.task, r.digest) not in before]
-    # One that was deleted in MLflow meanwhile has no page on which anything could be written.
-    return tuple(e for r in arrived if (e := find_page(r, present)))
+            before = old.experts
+    contents = {(record.task, record.digest) for record in before}
+    arrived = [r for r in manifest.experts if (r.task, r.digest) not in contents]
+    left = [record for record in before if record.task not in manifest.tasks]
+    return arrived, left
 
 
 @task(**SIDE_EFFECT)

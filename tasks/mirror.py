@@ -71,23 +71,23 @@ def versions_by_log(
     versions: Sequence[MergedVersion], entries: Sequence[Promotion]
 ) -> Iterator[tuple[MergedVersion, MergedStatus, str]]:
     """Status and reason that the log gives each version in MLflow that was ever deployed."""
+    by_place = {entry.location: entry.model for entry in entries}
     for version in versions:
-        mine = [
-            number
-            for number, entry in enumerate(entries)
-            if entry.location == version.source and find_version(entry.model, versions) == version
-        ]
-        if not mine:
-            continue
-        if mine[-1] == len(entries) - 1:
-            yield version, "promoted", entries[entries[-1].deployment - 1].reason
-            continue
-        after = entries[mine[-1] + 1]
-        by = f"by version {after.version} (promotion {after.sequence})."
-        if after.action == "rollback":
-            yield version, "rolled-back", f"Rolled back {by}"
-        else:
-            yield version, "superseded", f"Followed {by}"
+        model = by_place.get(version.source)
+        if model and find_version(model, versions) == version:
+            yield version, *standing(model, entries)
+
+
+def standing(model: Recorded, entries: Sequence[Promotion]) -> tuple[MergedStatus, str]:
+    """Status and reason that the log gives a model that was deployed at some time."""
+    last = max(n for n, e in enumerate(entries) if e.manifest_sha256 == model.manifest_sha256)
+    if last == len(entries) - 1:
+        return "promoted", entries[entries[last].deployment - 1].reason
+    after = entries[last + 1]
+    by = f"by version {after.version} (promotion {after.sequence})."
+    if after.action == "rollback":
+        return "rolled-back", f"Rolled back {by}"
+    return "superseded", f"Followed {by}"
 
 
 def experts_by_log(

@@ -84,7 +84,7 @@ def _attempt(
 
 
 def _run(build: Build, learned: Learned, report: GateReport, pages: Path) -> RunRecord:
-    settings = {"rung": build.rung, **_flat(build.settings.model_dump(mode="json"))}
+    settings = {"rung": build.rung, **flat(build.settings.model_dump(mode="json"))}
     return RunRecord(
         family=build.family.name,
         build_key=build.key,
@@ -105,11 +105,12 @@ def _used(member: Member, side: str) -> UsedExamples:
     )
 
 
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings by one name each, as MLflow shows them."""
+    names: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            names |= flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            names[f"{prefix}{name}"] = value
+    return names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prefect import task
 
@@ -11,7 +11,8 @@ from infra.queue import MergeQueue
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import APPROVAL, CandidateTags, Validation
 from infra.report.summary import markdown_summary
-from merging.gate.report import Verdict
+from infra.storage.manifest import Manifest
+from merging.gate.report import GateReport, Verdict
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Candidate
 
@@ -30,18 +31,39 @@ def register_candidate(queue: MergeQueue, candidate: Candidate) -> MergedVersion
         queue.name,
         queue.attempts.candidate(build.key),
         candidate.run_id,
-        CandidateTags(
-            status="candidate",
-            validation=VALIDATIONS[candidate.report.verdict],
-            manifest_sha256=manifest.digest,
-            champion_at_build=manifest.champion_version or "none",
-            experts={e.task: e.ref for e in manifest.experts},
-            arrivals=tuple(member.task for member in build.arrivals),
-            rung=build.rung,
-            run_id=run_id(),
+        candidate_tags(
+            manifest,
+            candidate.report,
+            [member.task for member in build.arrivals],
+            manifest.digest,
+            run_id(),
         ),
         _description(candidate),
         above=max((entry.version for entry in queue.promotions.entries()), default=0),
+    )
+
+
+def candidate_tags(
+    manifest: Manifest, report: GateReport | None, arrivals: Sequence[str], digest: str, run: str
+) -> CandidateTags:
+    """What the queue writes on a candidate.
+
+    Args:
+        manifest: The model's manifest.
+        report: The gate's decision; None where it is not on record any more.
+        arrivals: The tasks of the experts that are new in it.
+        digest: The manifest's digest as it was recorded.
+        run: The flow run that registers it.
+    """
+    return CandidateTags(
+        status="candidate",
+        validation=VALIDATIONS[report.verdict] if report else None,
+        manifest_sha256=digest,
+        champion_at_build=manifest.champion_version or "none",
+        experts={e.task: e.ref for e in manifest.experts},
+        arrivals=tuple(arrivals),
+        rung=manifest.rung,
+        run_id=run,
     )
 
 

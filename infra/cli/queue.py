@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -86,14 +88,22 @@ def rollback(
 
     present = MergeQueue.open(family).promotions.newest()
     away_from = present.sequence if present else None
-    with tempfile.TemporaryDirectory() as home:
-        if not prefect_answers(settings):
-            step("Prefect does not answer; a temporary one is started for this command")
-            os.environ |= TEMPORARY_PREFECT | {"PREFECT_HOME": home}
+    with some_prefect(settings):
         from flows.rollback import rollback as run
 
         entry = run(family, to, getpass.getuser(), reason, away_from)
     console.print(f"Version {entry.version} is deployed (promotion {entry.sequence}).")
+
+
+def rebuild(family: Family) -> None:
+    """Makes again what MLflow lost of a family: experts, versions, reports, tags and aliases."""
+    with some_prefect(connect()):
+        from flows.rebuild import rebuild as run
+
+        made = run(family)
+    for name in made:
+        console.print(f"Made again: {name}")
+    console.print(f"{len(made) or 'Nothing'} of {family} was missing in MLflow.")
 
 
 def freeze(family: Family, reason: Reason = "") -> None:
@@ -123,6 +133,16 @@ def audit(family: Family) -> None:
 
     for line in run(family) or ("Nothing is deployed yet.",):
         console.print(f"[green]✓[/green] {escape(line)}")
+
+
+@contextmanager
+def some_prefect(settings: Settings) -> Iterator[None]:
+    """The Prefect server of the settings or, where it does not answer, a temporary one."""
+    with tempfile.TemporaryDirectory() as home:
+        if not prefect_answers(settings):
+            step("Prefect does not answer; a temporary one is started for this command")
+            os.environ |= TEMPORARY_PREFECT | {"PREFECT_HOME": home}
+        yield
 
 
 def prefect_answers(settings: Settings) -> bool:

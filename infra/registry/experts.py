@@ -176,6 +176,11 @@ class Experts:
         page = Page(name=name, version=0, source=str(source), tags=tags.write())
         return _expert(create_version(self._client, self._pages, page))
 
+    def remake(self, page: Page) -> ExpertVersion:
+        """Creates a version that MLflow lost, under its number where that is still to come."""
+        ensure_model(self._client, page.name)
+        return _expert(create_version(self._client, self._pages, page))
+
     def _retag(self, expert: ExpertVersion, **values: object) -> None:
         retag(self._client, self._pages, expert.page, expert.tags, **values)
 

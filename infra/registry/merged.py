@@ -115,6 +115,12 @@ class MergedVersions:
         more = {"run_id": run_id, "description": description}
         return _merged(create_version(self._client, self._pages, page, **more))
 
+    def remake(self, page: Page, run_id: str | None, description: str) -> MergedVersion:
+        """Creates a version that MLflow lost, under its number where that is still to come."""
+        ensure_model(self._client, page.name)
+        more = {"run_id": run_id, "description": description}
+        return _merged(create_version(self._client, self._pages, page, **more))
+
     def settle(self, version: MergedVersion, status: MergedStatus, reason: str) -> None:
         """Sets status and reason of a merged version."""
         self._retag(version, status=status, reason=reason)

@@ -57,7 +57,7 @@ def search_versions(client: MlflowClient, query: str) -> Iterator[ModelVersion]:
 
 
 def create_version(
-    client: MlflowClient, pages: Pages | None, page: Page, **more: str
+    client: MlflowClient, pages: Pages | None, page: Page, **more: str | None
 ) -> ModelVersion:
     """Creates the version of a page, as MLflow numbers it, and keeps it.
 

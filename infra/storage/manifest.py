@@ -147,20 +147,33 @@ def download_model(store: ObjectStore, location: S3Uri, manifest: Manifest, targ
         )
 
 
-def download_file(store: ObjectStore, location: S3Uri, manifest: Manifest, target: Path) -> None:
-    """Downloads one file from the top of a merged model's folder, under the name that it has there.
+def download_part(
+    store: ObjectStore, location: S3Uri, manifest: Manifest, part: str, target: Path
+) -> None:
+    """Downloads one file of a merged model, or all files of one of its folders, and compares each.
+
+    Args:
+        store: Where to read from.
+        location: The model's folder.
+        manifest: The model's manifest.
+        part: The file or folder, relative to the model's.
+        target: The folder to write into, where they get the paths that they have in the model's.
 
     Raises:
-        Corrupt: It is not what its manifest says.
+        Corrupt: A file is not what its manifest says.
     """
-    store.download(location / target.name, target)
-    if (found := sha256_file(target)) != manifest.files.get(target.name):
-        raise Corrupt(
-            where=str(location / target.name),
-            expected=f"SHA-256 {manifest.files.get(target.name)}",
-            found=found,
-            remedy="Restore it from the bucket's older versions.",
-        )
+    for path, digest in manifest.files.items():
+        if path != part and not path.startswith(f"{part}/"):
+            continue
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        store.download(location / path, target / path)
+        if (found := sha256_file(target / path)) != digest:
+            raise Corrupt(
+                where=str(location / path),
+                expected=f"SHA-256 {digest}",
+                found=found,
+                remedy="Restore it from the bucket's older versions.",
+            )
 
 
 def hash_files(directory: Path) -> dict[str, str]:

@@ -83,9 +83,9 @@ class Watch:
 
         def created(client: MlflowClient, name: str, *args: Any, **more: Any) -> Any:
             version = create(client, name, *args, **more)
-            first = "candidate" if name == FAMILY else "waiting"
-            assert version.tags.get("merge.status", "waiting") == first
-            self._move((name, str(version.version)), "", first, "")
+            first = version.tags.get("merge.status", "waiting")
+            reason = version.tags.get("merge.reason", "")
+            self._move((name, str(version.version)), "", first, reason)
             return version
 
         def tagged(client: MlflowClient, name: str, version: str, key: str, value: str) -> None:

@@ -1,0 +1,143 @@
+"""MLflow made again from the object store: what it lacks of a family, and how each thing is made.
+
+The pages that the queue kept say what there was. Of what was deployed before pages were kept, the
+promotion log and the manifests say enough.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from prefect import get_run_logger, task
+
+from infra.errors import Corrupt, Unreadable
+from infra.queue import MergeQueue
+from infra.registry.runs import RunRecord
+from infra.registry.tags import CandidateTags, ExpertTags
+from infra.report.summary import gate_metrics, markdown_summary
+from infra.storage.attempts import Decided
+from infra.storage.manifest import Manifest, MergedExpert, download_part
+from infra.storage.pages import Page
+from infra.storage.promotions import Promotion, Recorded
+from merging.gate import GateReport
+from merging.models.folder import REPORT, MergedFolder
+from tasks.find import compare_with_built_on
+from tasks.mirror import standing
+from tasks.record import flat
+from tasks.register import candidate_tags
+from tasks.retry import SIDE_EFFECT
+
+_HELD = (
+    "MLflow was made again, and it is not in the deployed model. To merge it: supermerge release"
+)
+
+
+@task(**SIDE_EFFECT)
+def find_lost(queue: MergeQueue) -> tuple[Page, ...]:
+    """The experts, and then the merged versions, that MLflow lacks, by name and number."""
+    kept = {(page.name, page.version, page.source): page for page in queue.pages.all()}
+    known = {(page.name, page.source) for page in kept.values()}
+    for page in _named_by_the_log(queue):
+        if (page.name, page.source) not in known:
+            kept.setdefault((page.name, page.version, page.source), page)
+    there = [v.page for v in queue.registry.merged.of(queue.name)]
+    there += [e.page for e in queue.registry.experts.of(queue.name)]
+    lost = [page for page in kept.values() if not _is_there(page, there)]
+    # A run that starts meanwhile takes an expert for deleted only where the deployed version is there.
+    return tuple(sorted(lost, key=lambda p: (p.name == queue.name, p.name, p.version)))
+
+
+@task(**SIDE_EFFECT)
+def remake(queue: MergeQueue, page: Page) -> str:
+    """Makes one expert or merged version again; says under which number."""
+    if page.name != queue.name:
+        return queue.registry.experts.remake(page).ref
+    run_id, description = None, ""
+    try:
+        model, report = queue.attempts.judged(page.version, page.source)
+        run_id = _log_run(queue, model, report)
+    except (Corrupt, Unreadable) as error:
+        get_run_logger().warning("version %d comes without its report: %s", page.version, error)
+    else:
+        description = markdown_summary(report, queue.registry.runs.page(run_id))
+    return f"version {queue.registry.merged.remake(page, run_id, description).version}"
+
+
+def _is_there(page: Page, there: Sequence[Page]) -> bool:
+    """Whether MLflow has a page, or had to give it another number because its own was taken."""
+    same = {p.version for p in there if (p.name, p.source) == (page.name, page.source)}
+    numbers = {p.version for p in there if p.name == page.name}
+    return page.version in same or (page.version in numbers and bool(same))
+
+
+def _named_by_the_log(queue: MergeQueue) -> Iterator[Page]:
+    """What the promotion log, and the manifests that it names, say of versions and experts."""
+    entries = queue.promotions.entries()
+    held: dict[MergedExpert, Promotion] = {}  # The first entry whose model holds the expert.
+    merged: tuple[MergedExpert, ...] = ()
+    firsts = {entry.model: entry for entry in reversed(entries)}.values()
+    for entry in sorted(firsts, key=lambda entry: -entry.sequence):
+        tags = CandidateTags(manifest_sha256=entry.manifest_sha256)
+        try:
+            manifest = _manifest(queue, entry.model)
+            arrived, _ = compare_with_built_on(queue, entry.model)
+            report = queue.attempts.report(entry.model)
+        except (Corrupt, Unreadable) as error:
+            get_run_logger().warning("version %d: %s", entry.version, error)
+        else:
+            tasks = [record.task for record in arrived]
+            tags = candidate_tags(manifest, report, tasks, entry.manifest_sha256, entry.run_id)
+            held |= dict.fromkeys(manifest.experts, entry)
+            merged = manifest.experts if entry.model == entries[-1].model else merged
+        status, reason = standing(entry.model, entries)
+        tags = tags.model_copy(update={"status": status, "reason": reason})
+        yield Page(name=queue.name, version=entry.version, source=entry.location, tags=tags.write())
+    for record, entry in held.items():
+        reason = (
+            f"Merged in version {entry.version}." if record in merged else f"{_HELD} {record.ref}"
+        )
+        expert = ExpertTags(
+            family=queue.name,
+            task=record.task,
+            digest=record.digest,
+            status="merged" if record in merged else "held",
+            reason=reason,
+        )
+        yield Page(
+            name=record.name, version=record.version, source=record.source, tags=expert.write()
+        )
+
+
+def _manifest(queue: MergeQueue, model: Recorded) -> Manifest:
+    return Manifest.read(queue.store, model.location, model.manifest_sha256)
+
+
+def _log_run(queue: MergeQueue, model: Recorded, report: GateReport) -> str:
+    """Logs the attempt's run again, without its learning curve, which only MLflow had.
+
+    Raises:
+        Corrupt, Unreadable: The manifest or the pages of the report are not what was recorded.
+    """
+    manifest = _manifest(queue, model)
+    arrived, _ = compare_with_built_on(queue, model)
+    settings = {"rung": manifest.rung, **flat(manifest.settings)}
+    with tempfile.TemporaryDirectory() as folder:
+        download_part(queue.store, model.location, manifest, REPORT, Path(folder))
+        run_id = queue.registry.runs.record(
+            RunRecord(
+                family=queue.name,
+                build_key=manifest.build_key,
+                title=f"{manifest.rung}: {', '.join(record.task for record in arrived)}",
+                verdict=report.verdict,
+                settings={name: str(value) for name, value in settings.items()},
+                metrics=gate_metrics(report),
+                losses=(),
+                examples=(),
+                report=MergedFolder(Path(folder)).report,
+            )
+        )
+    decided = Decided(run_id=run_id, manifest_sha256=model.manifest_sha256, report=report)
+    queue.attempts.record(model.key, decided)
+    return run_id
