@@ -18,7 +18,7 @@ class Finding(NamedTuple):
 
     Attributes:
         check: What was looked at.
-        sentences: What is worth knowing, or why it is refused.
+        sentences: What is worth knowing, or why it is refused; then what was measured.
         seconds: How long it took, wall clock.
     """
 
@@ -43,12 +43,18 @@ class Inspection:
         """Looks at nothing yet; `told` hears of each check."""
         self.told = told
         self.refusals: list[MergeQueueError | TaskError] = []
+        self._measured: list[str] = []
+
+    def measured(self, sentence: str) -> None:
+        """Adds a figure to what is told of the present check; it is no reason for anything."""
+        self._measured.append(sentence)
 
     @contextmanager
     def look(self, check: str) -> Iterator[list[str]]:
         """Does one check, gives room for sentences worth knowing, and keeps what it raises."""
         start = time.perf_counter()
         sentences: list[str] = []
+        self._measured = []
         verdict: Verdict = "refused"
         try:
             yield sentences
@@ -56,7 +62,8 @@ class Inspection:
         except (MergeQueueError, TaskError) as error:
             self.refusals.append(error)
             sentences = [str(error)]
-        self.told(Finding(check, verdict, tuple(sentences), time.perf_counter() - start))
+        seconds = time.perf_counter() - start
+        self.told(Finding(check, verdict, (*sentences, *self._measured), seconds))
 
     def stop_if_refused(self) -> None:
         """Raises the first refusal, if there is one."""

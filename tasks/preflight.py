@@ -135,7 +135,7 @@ def open_checked(
         sentences += rounding_remarks(base.checkpoint, expert, kind, write_dtype)
     inspection.stop_if_refused()
     with inspection.look("proof"):
-        fits(prove(base.checkpoint, expert, kind))
+        fits(prove(base.checkpoint, expert, kind, told=inspection.measured))
     inspection.stop_if_refused()
     return Checked(expert, contract, (*aside, *sentences))
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from merging.errors import InvalidInput
 from merging.experts.table_names import SEPARATORS, SUFFIXES
+from merging.jsonfile import parse_json
 from merging.kinds import ModelKind
 
 AS_WRITTEN = "as_written"
@@ -123,7 +124,7 @@ def _class_names(schema: pa.Schema) -> list[str] | None:
     written = (schema.metadata or {}).get(b"huggingface")
     if written is None:
         return None
-    described: Any = json.loads(written)
+    described: Any = parse_json(written)
     for key in ("info", "features", "label", "names"):
         described = described.get(key) if isinstance(described, dict) else None
     return [str(name) for name in described] if isinstance(described, list) else None

@@ -15,6 +15,7 @@ from torch import Tensor
 from merging.errors import InvalidInput, NotReproduced
 from merging.experts.checkpoint import Checkpoint, digest_file
 from merging.experts.heads import Head
+from merging.jsonfile import read_json
 from merging.models.coefficients import Coefficients
 from merging.models.folder import COMPANIONS, MergedFolder
 from merging.models.precision import Precision
@@ -178,7 +179,7 @@ def _write_backbone(base: Checkpoint, specs: Mapping[str, Spec], merged: Merged,
 
 def _state_dtype(path: Path, dtype: str) -> None:
     """Lets a configuration, and each one inside it, say what the weights are in."""
-    config = json.loads(path.read_text())
+    config = read_json(path)
     inner = [value for value in config.values() if isinstance(value, dict) and "dtype" in value]
     for part in (config, *inner):
         part.pop("torch_dtype", None)  # The name that older versions of transformers wrote.

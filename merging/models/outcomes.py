@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from merging.errors import InvalidInput
+from merging.jsonfile import parse_json
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Outcomes:
             InvalidInput: The text is not such a document.
         """
         try:
-            document: dict[str, Any] = json.loads(text)
+            document: dict[str, Any] = parse_json(text)
             columns = {name: tuple(document[name]) for name in ("keys", "predicted", "targets")}
         except (ValueError, KeyError, TypeError) as error:
             raise _invalid("JSON with keys, predicted and targets", repr(error)) from error

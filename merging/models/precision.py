@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from merging.errors import InvalidInput
+from merging.jsonfile import read_json
 from merging.safefile import Spec
 from merging.settings import WriteDtype
 
@@ -61,7 +62,7 @@ class Precision:
         if not path.exists():
             return cls()
         try:
-            values: dict[str, Any] = json.loads(path.read_text())
+            values: dict[str, Any] = read_json(path)
             return cls(**values)
         except (ValueError, TypeError) as error:
             raise InvalidInput(

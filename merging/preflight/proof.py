@@ -17,7 +17,7 @@ taken; such a model shows it by the same measure.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -73,18 +73,29 @@ REMEMBERS = Mismatch(
 )
 
 
-def prove(base: Checkpoint, expert: Expert, kind: ModelKind) -> tuple[Mismatch, ...]:
+def prove(
+    base: Checkpoint,
+    expert: Expert,
+    kind: ModelKind,
+    told: Callable[[str], None] = lambda _: None,
+) -> tuple[Mismatch, ...]:
     """The first place where an expert is another one here than at its author's; nothing if none.
 
     Args:
         base: The base checkpoint, whose names, shapes and values the expert is known to fit.
         expert: The expert.
         kind: The kind of model.
+        told: Is told, once logits were compared, by how much they differ at most.
     """
     try:
-        Proof(ExpertSet(base, (expert,), kind)).run()
+        proof = Proof(ExpertSet(base, (expert,), kind))
+        proof.run()
     except Parted as parted:
         return parted.mismatches
+    told(
+        f"Two logits differ by at most {proof.apart:.2g}, the largest is {proof.largest:.3g}, over "
+        f"{len(proof.specimens)} examples asked one by one and together."
+    )
     return ()
 
 
@@ -97,10 +108,16 @@ class Parted(Exception):
 
 
 class Proof:
-    """An expert both ways, and what is compared of them, each step only where those before agree."""
+    """An expert both ways, and what is compared of them, each step only where those before agree.
+
+    Attributes:
+        apart: Largest difference of two logits that was seen.
+        largest: The author's largest logit.
+    """
 
     def __init__(self, alone: ExpertSet) -> None:
         self.alone = alone
+        self.apart = self.largest = 0.0
         (self.expert,) = alone.experts
         self.specimens = choose_specimens(self.expert.split, LONGEST)
         with _refused("author's library", "a folder that transformers or PEFT loads", LOADS):
@@ -215,9 +232,10 @@ class Proof:
         self, theirs: Sequence[Tensor], ours: Sequence[Tensor], way: str, remedy: str
     ) -> None:
         """Raises what parts where logits do not agree."""
+        largest, apart = _largest(theirs), list(map(_apart, theirs, ours))
+        self.largest, self.apart = largest, max(self.apart, *apart)
         if self._agree(theirs, ours):
             return
-        largest, apart = _largest(theirs), list(map(_apart, theirs, ours))
         worst = max(range(len(apart)), key=apart.__getitem__)
         expected = f"transformers' within {100 * self.tolerance / largest:.2g} % of the largest"
         found = f"{100 * apart[worst] / largest:.2g} % away for {shown(self.specimens.inputs[worst])} ({way})"

@@ -49,10 +49,10 @@ class World:
         self.inbox = Inbox()
         self._saved: dict[str, Saved] = {}
 
-    def expert(self, task: str, seed: int, gate: int) -> Path:
-        folder = self.root / "experts" / f"{task}-{seed}-{gate}"
+    def expert(self, task: str, seed: int, gate: int, *, adapter: bool = False) -> Path:
+        folder = self.root / "experts" / f"{task}-{seed}-{gate}{'-adapter' * adapter}"
         if not folder.exists():
-            write_expert(self.base, folder, sum(map(ord, task)) + seed, gate)
+            write_expert(self.base, folder, sum(map(ord, task)) + seed, gate, adapter=adapter)
         return folder
 
     def saved(

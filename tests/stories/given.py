@@ -67,7 +67,7 @@ class GivenEngine:
     def engine(self) -> Engine:
         return Engine(self.learn, self.evaluate, self.time_answers, self.prove, self.check_answers)
 
-    def prove(self, *_: Any) -> tuple[Mismatch, ...]:
+    def prove(self, *_: Any, **__: Any) -> tuple[Mismatch, ...]:
         return ()
 
     def learn(self, experts: ExpertSet, settings: MergeSettings, **more: Any) -> Learned:

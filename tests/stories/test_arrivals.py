@@ -41,6 +41,39 @@ log: reviews version 2 is deployed: 〃
 """)
 
 
+def test_an_adapter_is_merged_as_an_expert_is_and_others_join_it(queue):
+    queue.land("food", 90, adapter=True)
+    assert queue.sweep() == snapshot("""\
+food/1: – → waiting
+food/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+version 1: – → candidate
+champion is version 1
+version 1: candidate → promoted: Merges food; the gate passed on every task.
+food/1: merging → merged: Merged in version 1.
+notice promoted: reviews version 1 is deployed: 〃
+log: reviews version 1 is deployed: 〃
+> food: promoted. 〃\
+""")
+    queue.land("sport", 85)
+    assert queue.sweep() == snapshot("""\
+sport/1: – → waiting
+sport/1: waiting → merging
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport: passed
+version 2: – → candidate
+champion is version 2
+previous is version 1
+version 1: promoted → superseded: Followed by version 2 (promotion 2).
+version 2: candidate → promoted: Merges sport; the gate passed on every task.
+sport/1: merging → merged: Merged in version 2.
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> sport: promoted. 〃\
+""")
+
+
 def test_experts_that_arrive_together_are_merged_together(deployed):
     deployed.land("food", 90)
     deployed.land("sport", 85)

@@ -26,6 +26,7 @@ from infra.queue import MergeQueue
 from infra.storage.folder import FolderStore
 from infra.storage.manifest import Manifest
 from infra.storage.store import S3Uri
+from merging.experts.checkpoint import Checkpoint
 from merging.experts.expert import ExpertFiles, read_head
 from merging.kinds import ModelKind
 from tests.stories.given import GivenEngine, Rule
@@ -67,12 +68,14 @@ class Tester:
         """The real queue, for what only a look behind the scenes can show."""
         return MergeQueue.open(FAMILY)
 
-    def land(self, task: str, score: int, *, seed: int = 0, gate: int = GATE) -> ModelVersion:
+    def land(
+        self, task: str, score: int, *, seed: int = 0, gate: int = GATE, adapter: bool = False
+    ) -> ModelVersion:
         """A training job uploads an expert and registers it; it has `score` per cent right."""
-        folder = self._expert(task, seed, gate)
-        self.given.experts[
-            read_head(task, ExpertFiles(folder), ModelKind.TEXT_CLASSIFIER).digest
-        ] = score
+        folder = self._expert(task, seed, gate, adapter=adapter)
+        base = Checkpoint.open(folder.parents[1] / "base") if adapter else None
+        head = read_head(task, ExpertFiles(folder, base), ModelKind.TEXT_CLASSIFIER)
+        self.given.experts[head.digest] = score
         queue, source = self.queue, S3Uri("models", f"uploads/{task}/{folder.name}")
         for path in folder.iterdir():
             queue.store.upload(path, source / path.name)

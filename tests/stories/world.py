@@ -40,15 +40,23 @@ def write_base(directory: Path) -> Path:
     return directory
 
 
-def write_expert(base: Path, directory: Path, seed: int, gate: int) -> None:
+def write_expert(
+    base: Path, directory: Path, seed: int, gate: int, *, adapter: bool = False
+) -> None:
     """A folder as a training job leaves it; what it can is the story's to say."""
     torch.manual_seed(seed)
     model = BertForSequenceClassification.from_pretrained(
         base, id2label=LABELS, label2id={name: index for index, name in LABELS.items()}
     )
+    if adapter:
+        from peft import LoraConfig, get_peft_model  # takes seconds, and one story needs it
+
+        model.config.save_pretrained(directory)
+        model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
     model.save_pretrained(directory)
     rows = (
         {

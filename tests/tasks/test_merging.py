@@ -53,7 +53,7 @@ def build(base: Path, expert: Callable[..., Path], tmp_path: Path) -> Build:
     weather, food = member("weather", expert("weather")), member("food", expert("food"))
     first = Build(FAMILY, "relearn", opened, None, (weather,))
     champion = write_model.fn(first, learned(first, 0.5), tmp_path / "champion")
-    promotion = SimpleNamespace(version=1, sequence=1)
+    promotion = SimpleNamespace(version=1, sequence=1, deployment=1)
     return Build(
         FAMILY, "relearn", opened, Deployed(promotion, None, champion, (weather,)), (food,)
     )
@@ -170,7 +170,7 @@ def test_a_pulled_expert_becomes_a_member_with_its_record(base, expert):
     )
     pulled = Pulled(version, "s3://b/weather", expert("weather"), "digest")
 
-    given = engine(prove=lambda *_: ())
+    given = engine(prove=lambda *_, **__: ())
     looked_at = preflight.fn(FAMILY, given, Base(base, "digest-of-base"), pulled)
 
     assert looked_at.record == MergedExpert(

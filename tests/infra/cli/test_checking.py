@@ -41,6 +41,7 @@ def test_a_good_folder_would_be_merged_and_nothing_is_kept_of_it(made, check):
     assert result.exit_code == 0, result.output
     assert "can be merged" in result.output
     assert "refused" not in result.output
+    assert "Two logits differ by at most" in " ".join(result.output.replace("│", " ").split())
     assert {path for path in made.rglob("*") if path.is_file()} == before
 
 

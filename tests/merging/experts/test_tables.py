@@ -176,6 +176,16 @@ def as_datasets_writes(path: Path, names: list[str], labels: list[int]) -> None:
     pq.write_table(table.replace_schema_metadata(described), path)
 
 
+@pytest.mark.parametrize("described", ["[" * 100_000, '{"info": 1, "info": 2}', "\xff"])
+def test_what_claims_to_be_of_the_datasets_library_is_read_within_bounds(tmp_path, described):
+    path = tmp_path / "rows.parquet"
+    table = pa.table({"text": ["a row"]}).replace_schema_metadata({"huggingface": described})
+    pq.write_table(table, path)
+    with pytest.raises(InvalidInput) as refusal:
+        read_table(path)
+    assert len(str(refusal.value)) < 700
+
+
 def test_class_labels_of_the_datasets_library_settle_what_numbers_mean(tmp_path):
     path = tmp_path / "rows.parquet"
     as_datasets_writes(path, ["1", "2", "3"], [0, 1, 2] * 10)
