@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flows.delivery import Outcome, bounce, is_the_experts, unforeseen
 from flows.ladder import rungs_to_climb
 from infra.errors import Corrupt, Refused, Unreadable
+from infra.logs import one_by_one
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from infra.registry.tags import ExpertStatus
@@ -33,7 +34,7 @@ def admit(
     """
     members: list[Member] = []
     bounced: list[Outcome] = []
-    for version in waiting:
+    for version in one_by_one(waiting):
         status: ExpertStatus
         try:
             member = look_at(queue, base, deployed, version)

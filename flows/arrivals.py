@@ -9,6 +9,7 @@ from prefect import get_run_logger
 from flows.admission import admit
 from flows.delivery import Outcome, bounce, deliver, is_the_experts, unforeseen
 from flows.ladder import climb_ladder
+from infra.logs import about
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from infra.registry.tags import ExpertStatus
@@ -44,19 +45,21 @@ def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Ou
         return ()
     deployed = pull_deployed(queue, base)
     status: ExpertStatus = "rejected"
-    page = ""
+    page, records = "", [member.record for member in arrivals]
     try:
-        attempt = climb_ladder(queue, base, deployed, arrivals)
+        with about(*records):
+            attempt = climb_ladder(queue, base, deployed, arrivals)
     except NonFinite as error:
         fault = str(error)
     except Exception as error:
         if not is_the_experts(error):
             raise
-        refs = " ".join(m.record.ref for m in arrivals)
+        refs = " ".join(record.ref for record in records)
         status, fault = "held", unforeseen("Merging it", error, refs)
     else:
         if isinstance(attempt, Candidate):
-            return (deliver(queue, attempt),)
+            with about(*records):
+                return (deliver(queue, attempt),)
         fault, page = " ".join(attempt.report.reasons), attempt.page
     if len(arrivals) == 1:
         settle_members(queue, arrivals, status, fault, page)

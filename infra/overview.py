@@ -92,28 +92,28 @@ def overview(family: Family, store: ObjectStore, registry: Registry, recent: int
     log = PromotionLog(store, family.root / "promotions")
     faults: dict[str, str] = {}
 
-    def read(part: str, what: Callable[[], T], otherwise: T) -> T:
+    def read(part: str, what: Callable[[], T]) -> T | None:
         try:
             return what()
         except (MergeQueueError, OSError) as error:  # MLflow's own client raises the second kind.
             faults[part] = str(error)
-            return otherwise
+            return None
 
-    newest = read("log", log.newest, None)
+    newest = read("log", log.newest)
     deployed = newest
     if newest is not None and newest.deployment != newest.sequence:
-        deployed = read("log", lambda: log.entries()[newest.deployment - 1], None)
-    last = read("log", lambda: log.entries()[-recent:], ()) if recent and newest else ()
-    experts = read("experts", lambda: registry.experts.of(family.name), ())
-    versions = read("candidates", lambda: registry.merged.of(family.name), ())
+        deployed = read("log", lambda: log.entries()[newest.deployment - 1])
+    last = read("log", log.entries) if recent and newest else None
+    experts = read("experts", lambda: registry.experts.of(family.name))
+    versions = read("candidates", lambda: registry.merged.of(family.name))
     return Overview(
         name=family.name,
         family=family,
         newest=newest,
-        recent=last,
+        recent=(last or ())[-recent:],
         deployed=deployed,
-        experts=experts,
-        candidates=tuple(v for v in versions if v.status == "candidate"),
+        experts=experts or (),
+        candidates=tuple(v for v in versions or () if v.status == "candidate"),
         unseen=tuple(faults),
         faults=tuple(dict.fromkeys(faults.values())),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from infra.engine import Engine
 from infra.families import Family, load_family
+from infra.logs import FAMILY
 from infra.registry.registry import Registry
 from infra.settings import Settings
 from infra.storage.attempts import Attempts
@@ -38,6 +39,7 @@ class MergeQueue:
         """
         settings = settings or Settings.load()
         settings.apply()
+        FAMILY.set(family)
         definition = load_family(family, settings.families_dir)
         store = connect_store(settings)
         return cls(

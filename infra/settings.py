@@ -70,6 +70,8 @@ class Settings(BaseSettings):
         receiver_url: The webhook receiver as MLflow reaches it; none where only the schedule starts
             merges.
         webhook_secret: Shared by MLflow, which signs, and the receiver, which verifies.
+        log_format: `json` makes each line of the logs of flows, receiver and commands a JSON object with
+            run, family and expert.
     """
 
     model_config = SettingsConfigDict(
@@ -99,6 +101,8 @@ class Settings(BaseSettings):
 
     receiver_url: Url | None = None
     webhook_secret: SecretStr | None = None
+
+    log_format: Literal["text", "json"] = "text"
 
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> Self:
@@ -206,6 +210,7 @@ class Settings(BaseSettings):
             # A profile in the user's home could name another server and its key.
             "PREFECT_HOME": str(self.state_dir / "prefect"),
             **self._past_proxies(),
+            **(JSON_LOGS if self.log_format == "json" else {}),
         }
         revealed = {name: value.get_secret_value() for name, value in secrets.items() if value}
         given = {name: value for name, value in plain.items() if value}
@@ -242,6 +247,12 @@ PROXIES = tuple(
 """Variables by which a shell sends requests through a proxy."""
 PORTS = 16
 """How many ports, one after the other, the embedded stack has."""
+# How Prefect is told another class for the formatter that it calls json, and to use it.
+JSON_LOGS = {
+    "PREFECT_LOGGING_FORMATTERS_JSON_CLASS": "infra.logs.JsonFormatter",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
+    "PREFECT_LOGGING_COLORS": "false",
+}
 LOOPBACK = ("127.0.0.1", "localhost")
 CLIENT_DEFAULTS = {
     "DO_NOT_TRACK": "1",

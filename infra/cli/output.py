@@ -55,6 +55,10 @@ def connect() -> Settings:
     """The settings, applied. Prefect and MLflow read the environment when they are imported."""
     settings = Settings.load()
     settings.apply()
+    if settings.log_format == "json":
+        from infra.logs import write_json
+
+        write_json()
     return settings
 
 

@@ -140,7 +140,8 @@ def create_app(settings: Settings | None = None, bodies: Bodies | None = None) -
         except Unavailable as error:
             logger.warning("delivery %s: %s", delivery_id, error)
             return "unavailable"
-        logger.info("%s: %s (%s)", event.family, event.name, delivery_id)
+        words = ("%s: %s (%s)", event.family, event.name, delivery_id)
+        logger.info(*words, extra={"family": event.family})
         return "taken"
 
     return app

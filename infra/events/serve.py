@@ -8,6 +8,7 @@ A web server alone waits for ever for somebody who sends half of a request, or r
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 
 import uvicorn
@@ -15,6 +16,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from infra.events.receiver import create_app
+from infra.logs import write_json
+from infra.settings import Settings
 
 LIFETIME = 30.0
 """Seconds that a connection may last: one request and its answer."""
@@ -45,6 +48,8 @@ def serve(app: FastAPI, host: str, port: int, lifetime: float = LIFETIME) -> Non
 
     uvicorn.run(
         app,
+        log_config=None,
+        log_level="info",
         host=host,
         port=port,
         http=Brief,
@@ -56,4 +61,9 @@ def serve(app: FastAPI, host: str, port: int, lifetime: float = LIFETIME) -> Non
 
 
 if __name__ == "__main__":
-    serve(create_app(), sys.argv[1], int(sys.argv[2]))
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    # httpx logs every request that is made.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    if (settings := Settings.load()).log_format == "json":
+        write_json()
+    serve(create_app(settings), sys.argv[1], int(sys.argv[2]))
