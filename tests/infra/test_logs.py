@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def test_a_line_says_what_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    assert set(line()) == {"time", "level", "logger", "message"}
+    known = Context().run(line)  # Another test may have opened a queue.
+    assert set(known) == {"time", "level", "logger", "message"}
 
 
 def test_in_a_loop_each_expert_has_its_lines() -> None:
