@@ -17,7 +17,7 @@ from infra.registry.tags import APPROVAL
 from infra.storage.promotions import Recorded
 from tasks.find import find_arrivals, find_deployed, find_judged, find_version
 from tasks.mirror import repair_mirror
-from tasks.settle import record_review, settle_expert, settle_version
+from tasks.settle import disown_review, record_review, settle_expert, settle_version
 
 
 @flow(name="promote", flow_run_name="promote {family} {version}", persist_result=False)
@@ -40,12 +40,14 @@ def promote(family: str, version: int) -> str:
 
 def act_on_review(queue: MergeQueue, version: MergedVersion) -> str:
     """Promotes, rejects or refuses, and writes on the version what it did."""
+    version = disown_review(queue, version)
+    refused = False
     try:
         words = carry_out(queue, version)
     except (Refused, Conflict, Corrupt, Unreadable) as error:
-        words = f"Refused: {error}"
+        refused, words = True, f"Refused: {error}"
         get_run_logger().warning("%s version %d: %s", queue.name, version.version, words)
-    record_review(queue, version, words)
+    record_review(queue, version, words, refused=refused)
     return words
 
 

@@ -54,6 +54,14 @@ def settle_version(
 
 
 @task(**SIDE_EFFECT)
-def record_review(queue: MergeQueue, version: MergedVersion, words: str) -> None:
+def record_review(queue: MergeQueue, version: MergedVersion, words: str, *, refused: bool) -> None:
     """Writes on a candidate what came of its review."""
-    queue.registry.merged.record_review(version, words)
+    queue.registry.merged.record_review(version, words, refused=refused)
+
+
+@task(**SIDE_EFFECT)
+def disown_review(queue: MergeQueue, version: MergedVersion) -> MergedVersion:
+    """Where a decision was changed since, it is not that of the person who is named beside it."""
+    if not version.tags.is_anothers:
+        return version
+    return queue.registry.merged.disown(version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from infra.errors import Refused
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CHAMPION, PREVIOUS = "champion", "previous"
 _DECLINED = ("rejected", "superseded")
+_NO_DECISION = {"approval": None, "decided": None, "decided_by": "", "review_reason": ""}
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,20 @@ class MergedVersions:
         """Sets status and reason of a merged version."""
         self._retag(version, status=status, reason=reason)
 
-    def record_review(self, version: MergedVersion, words: str) -> None:
-        """Writes down what came of a review."""
-        self._retag(version, review=words)
+    def record_review(self, version: MergedVersion, words: str, *, refused: bool) -> None:
+        """Writes down what came of a review.
+
+        A decision that was refused is used up, and its name and reason with it: the next is another
+        person's, or another reason's.
+        """
+        used_up = refused and version.status == "candidate" and version.tags.approval is not None
+        self._retag(version, review=words, **(_NO_DECISION if used_up else {}))
+
+    def disown(self, version: MergedVersion) -> MergedVersion:
+        """Removes the name and the reason of a decision that another person has changed since."""
+        values = {name: value for name, value in _NO_DECISION.items() if name != "approval"}
+        self._retag(version, **values)
+        return replace(version, tags=version.tags.model_copy(update=values))
 
     def review(self, version: MergedVersion, decision: Approval, who: str, reason: str) -> None:
         """Records a person's decision on a candidate.
@@ -141,7 +153,8 @@ class MergedVersions:
                 f"be {decision} any more.",
                 "Review the newest candidate, or roll back.",
             )
-        self._retag(version, approval=decision, decided_by=who, review_reason=reason)
+        values = {"decided": decision, "decided_by": who, "review_reason": reason}
+        self._retag(version, approval=decision, **values)
 
     def aliases(self, family: str) -> dict[str, int]:
         """The family's aliases and the versions that they point to."""

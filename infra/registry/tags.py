@@ -137,6 +137,7 @@ class CandidateTags(Tags):
         arrivals: The tasks of the experts that are new in it.
         rung: The rung of the ladder that built it.
         run_id: The Prefect flow run that registered it.
+        decided: What the person decided who is named next; a command writes it.
         decided_by: Who reviewed it.
         review_reason: Why that person decided so.
         review: What came of the review, in words.
@@ -152,12 +153,18 @@ class CandidateTags(Tags):
     arrivals: Names = Field((), alias="merge.arrivals")
     rung: str = Field("", alias="merge.rung")
     run_id: str = Field("", alias="merge.run-id")
+    decided: Annotated[Approval | None, Lowered] = Field(None, alias="merge.decided")
     decided_by: str = Field("", alias="merge.decided-by")
     review_reason: str = Field("", alias="merge.review-reason")
     review: str = Field("", alias="merge.review")
     reason: str = Field("", alias="merge.reason")
     status: Annotated[MergedStatus | None, Lowered] = Field(None, alias=STATUS)
     approval: Annotated[Approval | None, Lowered] = Field(None, alias=APPROVAL)
+
+    @property
+    def is_anothers(self) -> bool:
+        """Whether name and reason belong to another decision than the one that stands there now."""
+        return self.approval is not None and self.decided not in (None, self.approval)
 
     @property
     def is_reviewed(self) -> bool:

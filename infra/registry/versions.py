@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from infra.errors import Unreadable
 from infra.storage.pages import Page
 from merging.errors import InvalidInput
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from infra.registry.tags import Tags
     from infra.storage.pages import Pages
 
+_LOG = logging.getLogger(__name__)
 _PER_PAGE = 200  # Versions that one search returns at once.
 
 
@@ -73,14 +77,20 @@ def create_version(
         created = client.create_model_version(
             page.name, page.source, tags=dict(page.tags), await_creation_for=0, **more
         )
-        number = int(created.version)
-        wanted = number >= page.version
-        if wanted and (pages is None or pages.is_free(page.name, number, page.source)):
-            break
+        made = page.model_copy(update={"version": int(created.version)})
+        if made.version >= page.version and _keep(pages, made):
+            return created
         client.delete_model_version(page.name, created.version)
+
+
+def _keep(pages: Pages | None, page: Page) -> bool:
+    """Keeps a new page; False where its number is known as that of something else."""
     if pages is not None:
-        pages.write(page.model_copy(update={"version": number}))
-    return created
+        with _left_to_a_run(page):
+            if not pages.is_free(page.name, page.version, page.source):
+                return False
+            pages.write(page)
+    return True
 
 
 def retag(
@@ -92,12 +102,22 @@ def retag(
     """
     changes = tags.changes(**values)
     if changes and pages is not None:
-        pages.change(version, changes)
+        with _left_to_a_run(version):
+            pages.change(version, changes)
     for tag, value in changes.items():
         if value is None:
             client.delete_model_version_tag(version.name, str(version.version), tag)
         else:
             client.set_model_version_tag(version.name, str(version.version), tag, value)
+
+
+@contextmanager
+def _left_to_a_run(page: Page) -> Iterator[None]:
+    """A person's key need not write there: what he asks for in MLflow is kept when a run acts on it."""
+    try:
+        yield
+    except Unreadable as error:
+        _LOG.info("%s/%d is not kept in the object store: %s", page.name, page.version, error)
 
 
 def version_page(server: str, name: str, number: int) -> str:

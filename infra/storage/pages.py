@@ -54,7 +54,7 @@ class Pages:
         """Keeps what changes on a page; None stands for a tag that is removed.
 
         Args:
-            page: The page before, with the tags that are known of it where it was not kept yet.
+            page: The page before, with the tags that MLflow has of it.
             changes: New values by the tags' names.
         """
         kept = self._read(self._place(page)) or page

@@ -131,6 +131,48 @@ version 2 reads in review: Refused: the gate's verdict is inconclusive; only a c
 """)
 
 
+def test_a_decision_that_was_refused_leaves_no_name_and_no_reason_to_the_next_person(candidate):
+    candidate.falls_ill()
+    assert "Refused" in candidate.types("approve reviews 2 --reason 'reads well'")
+    candidate.given.sickness = None
+    assert candidate.sweep() == snapshot("""\
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
+food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
+    rejected.
+notice needs-review: reviews version 2 needs review: weather: 90.0 % against 90.0 % of the
+    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
+    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
+    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
+    (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
+    keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+> food: waits for review. 〃\
+""")
+    candidate.tag(FAMILY, 2, "approval_status", "approved")
+    candidate.types("promote reviews 2")
+    entry = candidate.queue.promotions.newest()
+    assert (entry.decided_by, entry.reason) == snapshot(
+        ("a person, by approval_status in MLflow", "Approved in review.")
+    )
+
+
+def test_a_decision_that_somebody_changed_is_not_that_of_the_person_named_beside_it(candidate):
+    candidate.types("freeze reviews")
+    assert "Approved by ada, and waits" in candidate.types(
+        "approve reviews 2 --reason 'reads well'"
+    )
+    candidate.tag(FAMILY, 2, "approval_status", "rejected")
+    assert candidate.sweep() == snapshot("""\
+food/1: merging → rejected: Rejected in review of version 2 by a person, by approval_status in
+    MLflow: no reason given.
+version 2: candidate → rejected: 〃
+version 2 reads in review: 〃
+log: no expert is waiting
+> No expert is waiting.\
+""")
+    assert "merge.decided-by" not in MlflowClient().get_model_version(FAMILY, "2").tags
+
+
 @pytest.mark.parametrize("decision", ["approved", "rejected"])
 @pytest.mark.parametrize(
     "source",

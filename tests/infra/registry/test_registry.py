@@ -138,7 +138,7 @@ def test_the_same_files_are_the_same_candidate_until_that_is_decided_against(reg
 def test_a_review_writes_the_decision_last_and_is_taken_once(registry, calls):
     candidate = register_candidate(registry, "reviewed")
     registry.merged.review(candidate, "approved", "ada", "Reads well.")
-    assert calls == ["merge.decided-by", "merge.review-reason", "approval_status"]
+    assert calls == ["merge.decided", "merge.decided-by", "merge.review-reason", "approval_status"]
 
     registry.merged.settle(candidate, "promoted", "Approved.")
     promoted = registry.merged.get("reviewed", candidate.version)
