@@ -42,11 +42,13 @@ class MergeQueue:
         FAMILY.set(family)
         definition = load_family(family, settings.families_dir)
         store = connect_store(settings)
+        cache = Cache(settings.cache_dir, store, settings.cache_size)
+        cache.room.make()
         return cls(
             family=definition,
             settings=settings,
             store=store,
-            cache=Cache(settings.cache_dir, store),
+            cache=cache,
             registry=Registry.connect(settings, Pages(store, definition.root)),
             promotions=PromotionLog(store, definition.root / "promotions"),
         )
@@ -73,6 +75,14 @@ class MergeQueue:
 
     def work(self, key: str) -> Path:
         """A scratch folder that outlives a killed run, one per build key."""
-        folder = self.settings.cache_dir / "work" / self.name / key
+        folder = self.cache.room.use(self._work(key))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def work_is_done(self, *keys: str) -> None:
+        """Says that these scratch folders are not used any more; they go when others need the room."""
+        for key in keys:
+            self.cache.room.release(self._work(key))
+
+    def _work(self, key: str) -> Path:
+        return self.cache.root / "work" / self.name / key

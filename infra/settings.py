@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    ByteSize,
     Field,
     SecretStr,
     StringConstraints,
@@ -48,7 +49,10 @@ class Settings(BaseSettings):
     Attributes:
         state_dir: State of the embedded stack: databases, logs, secrets. By default `.supermerge` in
             the checkout or, where the package is installed, in the present folder.
-        cache_dir: What was pulled from S3, by content. By default `cache` in the state folder.
+        cache_dir: What was pulled from S3, by content, and what merges work in. By default `cache` in
+            the state folder.
+        cache_size: How large that folder may become, as in `200GB`; what was used least lately goes
+            first. What a run needs it keeps, be it more.
         project_dir: Where `flows/` lies; workers run the flows from there. By default wherever the
             package is.
         families_dir: Family files, one each. By default `families` in the checkout or the present
@@ -80,6 +84,7 @@ class Settings(BaseSettings):
 
     state_dir: Folder = Field(default_factory=lambda: default_state_dir())
     cache_dir: Folder = Field(default_factory=lambda fields: fields["state_dir"] / "cache")
+    cache_size: ByteSize = Field(default=ByteSize(50 * 10**9), ge=0)
     project_dir: Folder = CODE
     families_dir: Folder = Field(default_factory=lambda: default_families_dir())
 
@@ -187,7 +192,9 @@ class Settings(BaseSettings):
     def variables(self, without: Collection[str] = ()) -> dict[str, str]:
         """The SUPERMERGE_* variables that give another process these settings, but for some."""
         values = self.model_dump(mode="json", exclude_none=True, context={"reveal": True})
-        return {_variable(name): value for name, value in values.items() if name not in without}
+        return {
+            _variable(name): str(value) for name, value in values.items() if name not in without
+        }
 
     def environment(self) -> dict[str, str]:
         """The variables by which clients of MLflow, S3 and Prefect find and open the servers."""

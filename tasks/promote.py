@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 
 from prefect import task
 
@@ -23,9 +21,9 @@ def check_health(queue: MergeQueue, model: Recorded) -> Manifest:
         Corrupt: Some file is not what was recorded, or the model answers differently.
     """
     manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
-    with tempfile.TemporaryDirectory(dir=queue.settings.cache_dir) as folder:
-        download_model(queue.store, model.location, manifest, Path(folder))
-        queue.engine.check_answers(Path(folder))
+    with queue.cache.room.scratch() as folder:
+        download_model(queue.store, model.location, manifest, folder)
+        queue.engine.check_answers(folder)
     return manifest
 
 

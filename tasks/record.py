@@ -71,6 +71,7 @@ def record_attempt(
     digest = manifest.digest if manifest else None
     decided = Decided(run_id=run_id, manifest_sha256=digest, report=report)
     queue.attempts.record(build.key, decided)
+    queue.work_is_done(build.merge_key, build.key)
     return _attempt(queue, build, decided, manifest)
 
 

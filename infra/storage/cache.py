@@ -3,8 +3,9 @@
 ``blobs/<sha256>`` holds each file once, ``index/`` remembers which object had which digest, and
 ``trees/<digest>/`` are directories of hard links into the blobs. Every entry is written beside its
 place, synced and renamed, so a killed run leaves nothing half-written under a final name, and two runs
-can share the cache. Any of it can be deleted at any time; it is only a copy, and it is believed by its
-digest only: what a run pulls it hashes once, and fetches again what a disk or a person has changed.
+can share the cache. It is only a copy, which is kept within its room (:mod:`infra.storage.room`), and it
+is believed by its digest only: what a run pulls it hashes once, and fetches again what a disk or a person
+has changed.
 """
 
 from __future__ import annotations
@@ -12,18 +13,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from infra.errors import Corrupt, Unavailable
 from infra.names import check_relative_path
+from infra.storage.room import HEADROOM, Room
 from infra.storage.store import ObjectStore, S3Uri, StoredObject
 
 _LOG = logging.getLogger(__name__)
-# Bytes that a pull must leave free on the disk, for the merge itself.
-_HEADROOM = 1 << 30
+_ENDLESS = 1 << 62  # Bytes that no disk has.
 
 
 def sha256_file(path: Path) -> str:
@@ -45,13 +44,17 @@ def sync(path: Path) -> None:
 
 
 class Cache:
-    """Pulls objects through local disk."""
+    """Pulls objects through local disk.
 
-    def __init__(self, root: Path, store: ObjectStore) -> None:
+    Attributes:
+        room: What of it is in use, and what goes where it grows too large.
+    """
+
+    def __init__(self, root: Path, store: ObjectStore, limit: int = _ENDLESS) -> None:
+        """Uses the cache in a folder, which takes at most so many bytes beside what is in use."""
         self.root = root
         self._store = store
-        for name in ("blobs", "index", "trees", "tmp"):
-            (root / name).mkdir(parents=True, exist_ok=True)
+        self.room = Room(root, limit)
         self._sound: set[tuple[str, int, int, int]] = set()
 
     def pull(
@@ -96,8 +99,12 @@ class Cache:
     def _known(self, item: StoredObject) -> str | None:
         note = self._note(item)
         digest = note.read_text() if note.exists() else ""
-        blob = self.root / "blobs" / digest
-        return digest if blob.is_file() and self._is_sound(blob) else None
+        return digest if digest and self._blob(digest) else None
+
+    def _blob(self, digest: str) -> Path | None:
+        """The file of this content, from now on in use; None where it is not there, or damaged."""
+        blob = self.room.use(self.root / "blobs" / digest)
+        return blob if blob.is_file() and self._is_sound(blob) else None
 
     def _is_sound(self, blob: Path) -> bool:
         """Whether a file still is what its name says; it is hashed once, and removed if it is not."""
@@ -114,14 +121,14 @@ class Cache:
     def _fetch(self, item: StoredObject) -> str:
         if known := self._known(item):
             return known
-        with tempfile.TemporaryDirectory(dir=self.root / "tmp") as folder:
-            file = Path(folder) / "object"
+        with self.room.scratch() as folder:
+            file = folder / "object"
             self._store.download(item.uri, file)
             digest = sha256_file(file)
             file.chmod(0o444)
             sync(file)
-            file.replace(self.root / "blobs" / digest)
-            note = Path(folder) / "note"
+            file.replace(self.room.use(self.root / "blobs" / digest))
+            note = folder / "note"
             note.write_text(digest)
             sync(note)
             note.replace(self._note(item))
@@ -132,18 +139,18 @@ class Cache:
         return self.root / "index" / hashlib.sha256(identity.encode()).hexdigest()
 
     def _tree(self, files: Mapping[str, str]) -> Path:
-        final = self.root / "trees" / sha256_tree(files)
+        final = self.room.use(self.root / "trees" / sha256_tree(files))
         if self._is_tree(final, files):
             return final
-        with tempfile.TemporaryDirectory(dir=self.root / "tmp") as folder:
-            tree = Path(folder) / "tree"
+        with self.room.scratch() as folder:
+            tree = folder / "tree"
             for path, digest in files.items():
                 link = tree / path
                 link.parent.mkdir(parents=True, exist_ok=True)
                 os.link(self.root / "blobs" / digest, link)
             try:
                 if final.exists():  # It has files that are not the blobs any more.
-                    final.rename(Path(folder) / "old")
+                    final.rename(folder / "old")
                 tree.rename(final)
             except OSError:
                 if not self._is_tree(final, files):  # Else another run has just made the same tree.
@@ -160,12 +167,12 @@ class Cache:
 
     def _check_room(self, items: Iterable[StoredObject]) -> None:
         needed = sum(item.size for item in items)
-        free = shutil.disk_usage(self.root).free
-        if needed + _HEADROOM > free:
+        self.room.make(needed)
+        if needed > (free := self.room.free()):
             raise Unavailable(
-                f"{self.root} has {free:,} bytes free, {needed:,} are to be pulled and {_HEADROOM:,} "
-                "must stay free.",
-                "Delete the cache folder or move it to a larger disk.",
+                f"{self.root} has {free + HEADROOM:,} bytes free, {needed:,} are to be pulled and "
+                f"{HEADROOM:,} must stay free.",
+                "Free some space, or move the cache to a larger disk.",
             )
 
 
