@@ -36,16 +36,17 @@ def admit(
     bounced: list[Outcome] = []
     for version in one_by_one(waiting):
         status: ExpertStatus
+        release = f"supermerge release {version.ref}"
         try:
             member = look_at(queue, base, deployed, version)
         except (InvalidInput, IncompatibleExpert, Refused, TaskError) as error:
             status, reason = "rejected", str(error)
         except (Unreadable, Corrupt) as error:
-            status, reason = "held", f"{error} Then: supermerge release {version.ref}"
+            status, reason = "held", f"{error} Then: {release}"
         except Exception as error:
             if not is_the_experts(error):
                 raise
-            status, reason = "held", unforeseen("Looking at it", error, version.ref)
+            status, reason = "held", unforeseen("Looking at it", error, version.ref, release)
         else:
             if member is not None:
                 settle_expert(queue, version, "merging", "")
@@ -74,7 +75,7 @@ def look_at(
         return None
     member = preflight(queue.family, queue.engine, base, pulled)
     answers = score_expert(queue, base, member)
-    rungs = len(rungs_to_climb(queue.family, deployed))
+    rungs = len(rungs_to_climb(queue.family, deployed, [member]))
     check = judge_expert(queue.family.gate, member.task, *answers, rungs=rungs)
     if check.verdict not in queue.family.gate.acceptable:
         raise Refused("Nothing was merged.", check.sentence)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from prefect import get_run_logger
 
 from flows.admission import admit
-from flows.delivery import Outcome, bounce, deliver, is_the_experts, unforeseen
+from flows.delivery import Outcome, again, bounce, deliver, is_the_experts, unforeseen
 from flows.ladder import climb_ladder
+from infra.errors import Refused
 from infra.logs import about
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
@@ -16,16 +17,23 @@ from infra.registry.tags import ExpertStatus
 from merging.errors import NonFinite
 from tasks.find import find_deployed
 from tasks.pull import pull_base, pull_champion
-from tasks.settle import settle_members
-from tasks.values import Base, Candidate, Deployed, Member, describe
+from tasks.settle import settle_changes
+from tasks.values import Base, Candidate, Change, Deployed, Member, Withdrawal, describe
+from tasks.withdraw import find_still_wanted
 
 
-def merge_arrivals(queue: MergeQueue, waiting: Sequence[ExpertVersion]) -> tuple[Outcome, ...]:
-    """Merges waiting experts into the deployed model; says what became of each group."""
+def merge_arrivals(
+    queue: MergeQueue, waiting: Sequence[ExpertVersion], withdrawals: Sequence[Withdrawal]
+) -> tuple[Outcome, ...]:
+    """Merges waiting experts into the deployed model and takes out what people want out.
+
+    Returns:
+        What became of each group.
+    """
     base = pull_base(queue)
     deployed = pull_deployed(queue, base)
     members, bounced = admit(queue, base, deployed, waiting)
-    return (*bounced, *merge(queue, base, members))
+    return (*bounced, *merge(queue, base, (*members, *withdrawals)))
 
 
 def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
@@ -36,37 +44,42 @@ def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
     return pull_champion(queue, base, newest)
 
 
-def merge(queue: MergeQueue, base: Base, arrivals: Sequence[Member]) -> tuple[Outcome, ...]:
-    """Merges arrivals together; where that fails, halves of them, down to the single expert.
+def merge(queue: MergeQueue, base: Base, changes: Sequence[Change]) -> tuple[Outcome, ...]:
+    """Makes some changes to the deployed model together; where that fails, halves of them, down to one.
 
     In this way one bad expert does not hold back the others.
     """
-    if not arrivals:
-        return ()
     deployed = pull_deployed(queue, base)
+    held = {member.record for member in deployed.members} if deployed else set()
+    changes = [c for c in changes if isinstance(c, Member) or c.record in held]
+    if not changes:
+        return ()
     status: ExpertStatus = "rejected"
-    page, records = "", [member.record for member in arrivals]
+    page, records = "", [change.record for change in changes]
     try:
         with about(*records):
-            attempt = climb_ladder(queue, base, deployed, arrivals)
-    except NonFinite as error:
+            attempt = climb_ladder(queue, base, deployed, changes)
+    except (NonFinite, Refused) as error:
         fault = str(error)
     except Exception as error:
         if not is_the_experts(error):
             raise
         refs = " ".join(record.ref for record in records)
-        status, fault = "held", unforeseen("Merging it", error, refs)
+        status, fault = "held", unforeseen("Merging it", error, refs, again(changes))
     else:
+        wanted = find_still_wanted(queue, changes)
+        if len(wanted) < len(changes):
+            return merge(queue, base, wanted)
         if isinstance(attempt, Candidate):
             with about(*records):
                 return (deliver(queue, attempt),)
         fault, page = " ".join(attempt.report.reasons), attempt.page
-    if len(arrivals) == 1:
-        settle_members(queue, arrivals, status, fault, page)
-        return (bounce(queue, (arrivals[0].task,), fault),)
-    get_run_logger().info("%s do not pass together; trying halves", describe(arrivals))
-    half = len(arrivals) // 2
-    first = merge(queue, base, arrivals[:half])
+    if len(changes) == 1:
+        settle_changes(queue, changes, status, fault, page)
+        return (bounce(queue, (changes[0].task,), fault),)
+    get_run_logger().info("%s do not pass together; trying halves", describe(changes))
+    half = len(changes) // 2
+    first = merge(queue, base, changes[:half])
     if any(outcome.waits for outcome in first):
         return first  # The rest is merged onto what a person decides.
-    return (*first, *merge(queue, base, arrivals[half:]))
+    return (*first, *merge(queue, base, changes[half:]))

@@ -17,13 +17,14 @@ from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
 from tasks.find import find_reviewed_candidates, find_waiting_experts
 from tasks.mirror import repair_mirror
+from tasks.withdraw import drop_candidates, find_withdrawals
 
 _TRIES = 3  # How often a run starts over where somebody else changed the deployed model.
 
 
 @flow(name="continual-merge", flow_run_name="continual-merge {family}", persist_result=False)
 def continual_merge(family: str) -> tuple[Outcome, ...]:
-    """Merges every waiting expert of a family into the deployed model.
+    """Merges every waiting expert of a family into the deployed model, and takes out what people want out.
 
     Args:
         family: Name of the family.
@@ -44,21 +45,22 @@ def continual_merge(family: str) -> tuple[Outcome, ...]:
 
 
 def sweep(queue: MergeQueue) -> tuple[Outcome, ...]:
-    """Acts on reviews, then merges what is waiting.
+    """Acts on reviews, then merges what is waiting and takes out what people want out.
 
     Raises:
         Overtaken, Conflict: Somebody else changed the deployed model meanwhile; nothing was promoted.
     """
     repair_mirror(queue)
     review_candidates(queue)
-    waiting = find_waiting_experts(queue)
-    if not waiting:
+    waiting, withdrawals = find_waiting_experts(queue), find_withdrawals(queue)
+    drop_candidates(queue)
+    if not waiting and not withdrawals:
         get_run_logger().info("no expert is waiting")
         return ()
     # Merging needs torch and transformers, whose import takes longer than a whole idle sweep.
     from flows.arrivals import merge_arrivals
 
-    return merge_arrivals(queue, waiting)
+    return merge_arrivals(queue, waiting, withdrawals)
 
 
 def review_candidates(queue: MergeQueue) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -25,8 +25,8 @@ from tasks.notify import notify
 from tasks.promote import check_health, commit
 from tasks.register import register_candidate, supersede_candidates
 from tasks.retry import is_transient
-from tasks.settle import settle_members, settle_version
-from tasks.values import Candidate, describe
+from tasks.settle import settle_changes, settle_version
+from tasks.values import Candidate, Change, Member, describe
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,14 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
         Overtaken, Conflict: Somebody else has changed the deployed model meanwhile.
     """
     check_not_overtaken(candidate.manifest, find_deployed(queue))
-    arrivals, report = candidate.build.arrivals, candidate.report
-    tasks = tuple(member.task for member in arrivals)
+    changes, report = candidate.build.changes, candidate.report
+    tasks = tuple(change.task for change in changes)
     version = register_candidate(queue, candidate)
     supersede_candidates(queue, version, f"Version {version.version} merges newer experts.")
     if queue.family.promotion == "auto" and report.verdict == "passed":
-        reason = f"Merges {describe(arrivals)}; the gate passed on every task."
+        words = [w.words for w in candidate.build.withdrawn]
+        passed = f"Merges {describe(changes)}; the gate passed on every task."
+        reason = " ".join((passed, *words))
         files = queue.attempts.candidate(candidate.build.key)
         model = Recorded(version.version, files, candidate.manifest.digest)
         try:
@@ -69,27 +71,27 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
             return hold(queue, candidate, version, str(error))
         except Frozen as error:
             reason = f"Passed in version {version.version}, which waits. {error}"
-            settle_members(queue, arrivals, "merging", reason)
+            settle_changes(queue, changes, "merging", reason)
             return Outcome(tasks, "waits for a thaw", reason, version.version)
         return Outcome(tasks, "promoted", reason, version.version)
     reason = (
         f"Waits for review of version {version.version}: set its tag {APPROVAL} to approved "
         "or rejected."
     )
-    if settle_members(queue, arrivals, "merging", reason):  # else an earlier run told people
+    if settle_changes(queue, changes, "merging", reason):  # else an earlier run told people
         subject = f"{queue.name} version {version.version} needs review"
-        notify(queue.family, Notice("needs-review", queue.name, subject, " ".join(report.reasons)))
+        text = " ".join((*dict.fromkeys(report.wanted.values()), *report.reasons))
+        notify(queue.family, Notice("needs-review", queue.name, subject, text))
     return Outcome(tasks, "waits for review", reason, version.version)
 
 
 def hold(queue: MergeQueue, candidate: Candidate, version: MergedVersion, fault: str) -> Outcome:
     """Puts aside a candidate whose files are not what was judged, and what is new in it."""
-    arrivals = candidate.build.arrivals
+    changes = candidate.build.changes
     settle_version(queue, version, "superseded", fault)
-    refs = " and ".join(f"supermerge release {m.record.ref}" for m in arrivals)
-    reason = f"{fault} To build it again: {refs}"
-    settle_members(queue, arrivals, "held", reason)
-    return bounce(queue, tuple(member.task for member in arrivals), reason)
+    reason = f"{fault} To build it again: {again(changes)}"
+    settle_changes(queue, changes, "held", reason)
+    return bounce(queue, tuple(change.task for change in changes), reason)
 
 
 def promote_candidate(
@@ -151,13 +153,21 @@ def is_the_experts(error: Exception) -> bool:
     return not (full or is_transient(error) or isinstance(error, Conflict | Refused | Corrupt))
 
 
-def unforeseen(act: str, error: Exception, ref: str) -> str:
+def unforeseen(act: str, error: Exception, ref: str, again: str) -> str:
     """What people read of such a fault on an expert; the flow run has the rest."""
     get_run_logger().error("%s failed: %s", act, ref, exc_info=error)
     words = f"{type(error).__name__}: {error}. The flow run has the traceback."
     if isinstance(error, MergeQueueError):
         words = str(error)
-    return f"{act} failed: {words} Mend the cause, then: supermerge release {ref}"
+    return f"{act} failed: {words} Mend the cause, then: {again}"
+
+
+def again(changes: Sequence[Change]) -> str:
+    """The commands by which people ask once more for some changes."""
+    return " and ".join(
+        f"supermerge {'release' if isinstance(c, Member) else 'withdraw'} {c.record.ref}"
+        for c in changes
+    )
 
 
 def bounce(queue: MergeQueue, tasks: tuple[str, ...], reason: str) -> Outcome:

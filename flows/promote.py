@@ -13,11 +13,12 @@ from flows.delivery import promote_candidate
 from infra.errors import Conflict, Corrupt, Frozen, Refused, Unreadable
 from infra.queue import MergeQueue
 from infra.registry.merged import MergedVersion
-from infra.registry.tags import APPROVAL
+from infra.registry.tags import APPROVAL, REVIEW_REASON
 from infra.storage.promotions import Recorded
 from tasks.find import find_arrivals, find_deployed, find_judged, find_version
 from tasks.mirror import repair_mirror
 from tasks.settle import disown_review, record_review, settle_expert, settle_version
+from tasks.withdraw import find_taken_back, keep_withdrawn
 
 
 @flow(name="promote", flow_run_name="promote {family} {version}", persist_result=False)
@@ -77,12 +78,22 @@ def carry_out(queue: MergeQueue, version: MergedVersion) -> str:
     model, report = find_judged(queue, version)
     if tags.approval == "rejected":
         return reject(queue, version, model, who)
-    if report.verdict not in queue.family.gate.acceptable:
+    acceptable = queue.family.gate.acceptable
+    if not report.goes_on(acceptable):
         raise Refused(
             f"the gate's verdict is {report.verdict}; only a candidate that passed it can be "
             "promoted.",
             "Read its report for what to improve.",
         )
+    if report.verdict not in acceptable and not tags.review_reason:
+        raise Refused(
+            f"the gate's verdict is {report.verdict}, so an approval needs a reason.",
+            f"Approve it again: supermerge approve {queue.name} {version.version} --reason …, or in "
+            f"MLflow the tag {REVIEW_REASON} and then {APPROVAL}.",
+        )
+    if taken_back := find_taken_back(queue, model):
+        settle_version(queue, version, "superseded", taken_back)
+        raise Refused(taken_back, "The next merge builds another candidate.")
     try:
         entry = promote_candidate(queue, model, who, tags.review_reason or "Approved in review.")
     except Frozen as error:
@@ -98,9 +109,10 @@ def carry_out(queue: MergeQueue, version: MergedVersion) -> str:
 
 def reject(queue: MergeQueue, version: MergedVersion, model: Recorded, who: str) -> str:
     """Settles a candidate and the experts that are new in it, and says why."""
-    reason = version.tags.review_reason or "no reason given"
+    reason = version.tags.review_reason.removesuffix(".") or "no reason given"
     words = f"Rejected in review of version {version.version} by {who}: {reason}."
     for expert in find_arrivals(queue, model):
         settle_expert(queue, expert, "rejected", words)
+    keep_withdrawn(queue, model, words)
     settle_version(queue, version, "rejected", words)
     return words

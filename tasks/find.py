@@ -30,6 +30,9 @@ def find_waiting_experts(queue: MergeQueue) -> tuple[ExpertVersion, ...]:
             reason = f"Its tag {STATUS} says {malformed!r}, which is no status. "
             reason += f"To merge it: supermerge release {expert.ref}"
             experts.settle(expert, "held", reason)
+        if expert.tags.is_withdrawn and expert.status not in ("merged", "withdrawn"):
+            experts.settle(expert, "withdrawn", expert.tags.withdrawal)
+            continue
         if expert.status not in _OPEN:
             continue
         if older := newest.pop(expert.task, None):

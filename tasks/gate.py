@@ -47,6 +47,8 @@ def judge(
                 break
             checks[-1] = _check_latency(engine, build, merged.model, champion)
     report = decide(build.family.gate, scores, rungs=rungs, checks=checks)
+    if report.verdict != "passed":
+        report = report.model_copy(update={"wanted": dict(build.wanted)})
     contract = check_gate_report(report, [member.task for member in build.members])
     if not contract.passed:
         report = report.overruled(contract.sentences)

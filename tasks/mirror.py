@@ -41,7 +41,10 @@ def repair_mirror(queue: MergeQueue) -> Promotion | None:
     else:
         experts = queue.registry.experts.of(queue.name)
         for expert, became, reason in experts_by_log(experts, manifest, deployed):
-            queue.registry.experts.settle(expert, became, reason)
+            if expert.status == "withdrawn" and deployed.action == "rollback":
+                queue.registry.experts.keep(expert, reason)
+            else:
+                queue.registry.experts.settle(expert, became, reason)
     return newest
 
 
@@ -103,6 +106,9 @@ def experts_by_log(
             if expert.status != "merged":
                 yield expert, "merged", f"Merged in version {deployed.version}."
         elif expert.status == "merged" and (expert.task, expert.tags.digest) not in contents:
+            if expert.tags.is_withdrawn:
+                yield expert, "withdrawn", expert.tags.withdrawal
+                continue
             reason = (
                 f"Replaced by {tasks[expert.task]}."
                 if expert.task in tasks

@@ -89,7 +89,7 @@ def _run(build: Build, learned: Learned, report: GateReport, pages: Path) -> Run
     return RunRecord(
         family=build.family.name,
         build_key=build.key,
-        title=f"{build.rung}: {describe(build.arrivals)}",
+        title=f"{build.rung}: {describe(build.changes)}",
         verdict=report.verdict,
         settings={name: str(value) for name, value in settings.items()},
         metrics=gate_metrics(report),

@@ -27,6 +27,7 @@ VALIDATIONS: Mapping[Verdict, Validation] = {
 def register_candidate(queue: MergeQueue, candidate: Candidate) -> MergedVersion:
     """Creates the candidate's version; one that is registered already is found again."""
     build, manifest = candidate.build, candidate.manifest
+    withdrawn = tuple(withdrawal.record.ref for withdrawal in build.withdrawn)
     return queue.registry.merged.register(
         queue.name,
         queue.attempts.candidate(build.key),
@@ -37,7 +38,7 @@ def register_candidate(queue: MergeQueue, candidate: Candidate) -> MergedVersion
             [member.task for member in build.arrivals],
             manifest.digest,
             run_id(),
-        ),
+        ).model_copy(update={"withdrawn": withdrawn}),
         _description(candidate),
         above=max((entry.version for entry in queue.promotions.entries()), default=0),
     )

@@ -49,7 +49,7 @@ def write_report(
     inputs = ReportInputs(
         report=report,
         family=family.name,
-        candidate=f"{build.rung}: {describe(build.arrivals)}",
+        candidate=f"{build.rung}: {describe(build.changes)}",
         champion=f"version {deployed.promotion.version}" if deployed else "",
         flips=_flips(build, scores, report),
         coefficients=learned.coefficients,

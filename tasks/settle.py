@@ -11,7 +11,7 @@ from infra.registry.experts import ExpertVersion, find_page
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import ExpertStatus, MergedStatus
 from tasks.retry import SIDE_EFFECT
-from tasks.values import Member
+from tasks.values import Change, Member
 
 
 @task(**SIDE_EFFECT)
@@ -23,14 +23,16 @@ def settle_expert(
 
 
 @task(**SIDE_EFFECT)
-def settle_members(
+def settle_changes(
     queue: MergeQueue,
-    members: Sequence[Member],
+    changes: Sequence[Change],
     status: ExpertStatus,
     reason: str,
     report: str = "",
 ) -> bool:
-    """Sets what became of the experts of a build, why, and where the report is.
+    """Sets what became of the changes of a build, why, and where the report is.
+
+    An expert that was to be taken out stays as it is; unless it goes on, the request is ended.
 
     Returns:
         Whether that is news for any of them.
@@ -38,10 +40,16 @@ def settle_members(
     experts = queue.registry.experts
     present = experts.of(queue.name)
     news = False
-    for member in members:
+    for change in changes:
         # One that was deleted in MLflow meanwhile has no page on which anything could be written.
-        if expert := find_page(member.record, present):
+        if not (expert := find_page(change.record, present)):
+            continue
+        if isinstance(change, Member):
             news |= experts.settle(expert, status, reason, report)
+        elif status == "merging":
+            news |= experts.settle(expert, "merged", reason, report)
+        else:
+            news |= experts.keep(expert, reason)
     return news
 
 

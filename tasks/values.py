@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -88,6 +88,26 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Withdrawal:
+    """A request to take an expert out of the deployed model.
+
+    Attributes:
+        record: The expert as the deployed model holds it.
+        words: Who asks for it and why, as a sentence.
+        expert: Its version in MLflow; None where it was deleted there, which is such a request too.
+    """
+
+    record: MergedExpert
+    words: str
+    expert: ExpertVersion | None = None
+
+    @property
+    def task(self) -> str:
+        """The ML task."""
+        return self.record.task
+
+
+@dataclass(frozen=True)
 class Deployed:
     """The champion on local disk, with the experts it was made of."""
 
@@ -106,11 +126,42 @@ class Build:
     base: Base
     deployed: Deployed | None
     arrivals: tuple[Member, ...]
+    withdrawn: tuple[Withdrawal, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        family: Family,
+        rung: Rung,
+        base: Base,
+        deployed: Deployed | None,
+        changes: Sequence[Change],
+    ) -> Build:
+        """The build that makes some changes to the deployed model."""
+        arrivals = tuple(c for c in changes if isinstance(c, Member))
+        withdrawn = tuple(c for c in changes if isinstance(c, Withdrawal))
+        return cls(family, rung, base, deployed, arrivals, withdrawn)
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What differs from the deployed model."""
+        return (*self.arrivals, *self.withdrawn)
+
+    @property
+    def wanted(self) -> Mapping[str, str]:
+        """By task, who wants the result whatever it shows there, and why.
+
+        That goes for all tasks where the build does nothing but take out what people want out.
+        """
+        if self.arrivals:
+            return {}
+        words = " ".join(withdrawal.words for withdrawal in self.withdrawn)
+        return dict.fromkeys((member.task for member in self.members), words)
 
     @property
     def kept(self) -> tuple[Member, ...]:
-        """The champion's experts that no arrival replaces."""
-        new = {member.task for member in self.arrivals}
+        """The champion's experts that no arrival replaces and nobody withdrew."""
+        new = {change.task for change in self.changes}
         old = self.deployed.members if self.deployed else ()
         return tuple(member for member in old if member.task not in new)
 
@@ -179,7 +230,8 @@ class Build:
         policy = self.family.gate.model_dump(mode="json", exclude={"decision_budget"})
         records = [member.record.model_dump(mode="json") for member in self.members]
         releases = [member.releases for member in self.arrivals]
-        return _digest([self.merge_key, policy, records, releases])
+        wanted = [dict(self.wanted)] if self.wanted else []
+        return _digest([self.merge_key, policy, records, releases, *wanted])
 
 
 @dataclass(frozen=True)
@@ -225,7 +277,12 @@ def _digest(inputs: object) -> str:
 Attempt = Candidate | Rejected
 """What came of a build."""
 
+Change = Member | Withdrawal
+"""What a build makes different: an expert arrives, or one is taken out."""
 
-def describe(members: Sequence[Member]) -> str:
-    """``movie-review, tweet-sentiment``: the tasks of some members, for people."""
-    return ", ".join(member.task for member in members)
+
+def describe(changes: Sequence[Change]) -> str:
+    """``movie-review, tweet-sentiment without icd-10``: what some changes are about, for people."""
+    arrive = ", ".join(change.task for change in changes if isinstance(change, Member))
+    leave = ", ".join(change.task for change in changes if isinstance(change, Withdrawal))
+    return " without ".join(filter(None, (arrive or "the others", leave)))

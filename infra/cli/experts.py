@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from rich.markup import escape
 
 from infra.cli.checking import findings_shown
 from infra.cli.output import connect, console, step
-from infra.cli.queue import Family
+from infra.cli.queue import Family, Reason
 from infra.errors import Refused
 from merging.errors import InvalidInput
 
@@ -56,15 +57,33 @@ def register(
 
 
 def release(expert: Expert) -> None:
-    """Puts a held or rejected expert back into the queue."""
+    """Puts a held, rejected or withdrawn expert back into the queue."""
     queue_, version = _open(expert)
+    if version.status == "merged" and version.tags.is_withdrawn:
+        queue_.registry.experts.keep(version, "The request to take it out was taken back.")
+        console.print(f"{version.ref} stays.")
+        return
     if version.status in ("waiting", "merging", "merged"):
         raise Refused(
-            f"{version.ref} is {version.status}; only a held or rejected expert can be released.",
+            f"{version.ref} is {version.status}; only a held, rejected or withdrawn one "
+            "can be released.",
             "`supermerge status` shows what waits.",
         )
     queue_.registry.experts.release(version)
     console.print(f"{version.ref} is waiting again; the next merge takes it.")
+
+
+def withdraw(expert: Expert, reason: Reason = "") -> None:
+    """Takes an expert out of the line, or leads to a candidate without it where it is deployed."""
+    queue_, version = _open(expert)
+    after = queue_.registry.experts.withdraw(version, getpass.getuser(), reason)
+    if after.status == "merged":
+        console.print(
+            f"{after.ref} is deployed; the next merge builds a candidate without it, which has to "
+            "pass on the tasks that stay."
+        )
+    else:
+        console.print(f"{after.ref} is withdrawn.")
 
 
 def explain(expert: Expert) -> None:

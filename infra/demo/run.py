@@ -27,7 +27,7 @@ from infra.storage.layout import files_in
 
 FAMILY = "demo"
 CACHE = PROJECT / ".cache"
-_SETTLED = {"merged", "rejected", "held"}
+_SETTLED = {"merged", "rejected", "held", "withdrawn"}
 _PATIENCE = 900  # Seconds that the decision on one expert may take.
 _POLL = 1.0  # Seconds between two looks at an expert.
 _LINE_EVERY = 10.0  # Seconds between lines of progress where there is no terminal.

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
+_NOT_WITHDRAWN = {"withdraw": None, "withdrawn_by": "", "withdraw_reason": ""}
+
+
 @dataclass(frozen=True)
 class ExpertVersion:
     """One registered expert of a family."""
@@ -158,7 +161,27 @@ class Experts:
     def release(self, expert: ExpertVersion) -> None:
         """Puts an expert back into the queue, to be tried again whatever was decided before."""
         releases = (expert.tags.releases or 0) + 1
-        self._retag(expert, status="waiting", reason="Released.", releases=releases)
+        values = {"status": "waiting", "reason": "Released.", "releases": releases}
+        self._retag(expert, **values, **_NOT_WITHDRAWN)
+
+    def withdraw(self, expert: ExpertVersion, who: str, reason: str) -> ExpertVersion:
+        """Asks for an expert to be taken out; one that is not deployed is out of the line at once."""
+        values: dict[str, object] = {
+            "withdraw": "true",
+            "withdrawn_by": who,
+            "withdraw_reason": reason,
+        }
+        words = expert.tags.model_copy(update=values).withdrawal
+        if expert.status != "merged":
+            values |= {"status": "withdrawn", "reason": words}
+        self._retag(expert, **values)
+        return self.get(expert.name, expert.version)
+
+    def keep(self, expert: ExpertVersion, reason: str) -> bool:
+        """Ends a request to take out a deployed expert: it stays, and why; whether that is news."""
+        news = expert.tags.is_withdrawn or expert.reason != reason
+        self._retag(expert, status="merged", reason=reason, **_NOT_WITHDRAWN)
+        return news
 
     def record_digest(self, expert: ExpertVersion, digest: str) -> None:
         """Remembers the digest of an expert's content as it was pulled."""

@@ -20,13 +20,15 @@ from pydantic import (
 )
 
 FAMILY = "merge.family"
+WITHDRAW = "merge.withdraw"
 STATUS = "merge.status"
 APPROVAL = "approval_status"
+REVIEW_REASON = "merge.review-reason"
 VALIDATION = "validation_status"
 BUILD_KEY = "merge.build-key"
 VERDICT = "merge.verdict"
 
-ExpertStatus = Literal["waiting", "merging", "merged", "rejected", "held"]
+ExpertStatus = Literal["waiting", "merging", "merged", "rejected", "held", "withdrawn"]
 MergedStatus = Literal["candidate", "promoted", "superseded", "rolled-back", "rejected"]
 Validation = Literal["passed", "pending", "failed"]
 Approval = Literal["approved", "rejected"]
@@ -106,6 +108,9 @@ class ExpertTags(Tags):
         reason: Why its status is what it is.
         report: Where the report of the decision on it is.
         releases: How often a person put it back into the queue.
+        withdrawn_by: Who asked for it to be taken out.
+        withdraw_reason: Why that person did.
+        withdraw: Whether a person asks for it to be taken out of the line and of the deployed model.
         status: Where in its life it is; None where the tag is malformed. It is written last,
             because it is what wakes the queue.
     """
@@ -116,6 +121,9 @@ class ExpertTags(Tags):
     reason: str = Field("", alias="merge.reason")
     report: str = Field("", alias="merge.report")
     releases: int | None = Field(None, alias="merge.releases", ge=0)
+    withdrawn_by: str = Field("", alias="merge.withdrawn-by")
+    withdraw_reason: str = Field("", alias="merge.withdraw-reason")
+    withdraw: Annotated[Literal["true", "false"] | None, Lowered] = Field(None, alias=WITHDRAW)
     status: Annotated[ExpertStatus | None, Lowered] = Field(None, alias=STATUS)
 
     @classmethod
@@ -124,6 +132,17 @@ class ExpertTags(Tags):
         tags = super().read(stored)
         unset = tags.status is None and STATUS not in tags.malformed
         return tags.model_copy(update={"status": "waiting"}) if unset else tags
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether a person asks for it to be taken out."""
+        return self.withdraw == "true"
+
+    @property
+    def withdrawal(self) -> str:
+        """Who asks for that and why, as a sentence."""
+        reason = f": {self.withdraw_reason.removesuffix('.')}" if self.withdraw_reason else ""
+        return f"Withdrawn by {self.withdrawn_by or f'a person, by {WITHDRAW} in MLflow'}{reason}."
 
 
 class CandidateTags(Tags):
@@ -135,6 +154,7 @@ class CandidateTags(Tags):
         champion_at_build: The version that it was built on, or ``none``.
         experts: The experts in it, ``name/version`` by task.
         arrivals: The tasks of the experts that are new in it.
+        withdrawn: The experts, as ``name/version``, that were taken out.
         rung: The rung of the ladder that built it.
         run_id: The Prefect flow run that registered it.
         decided: What the person decided who is named next; a command writes it.
@@ -151,11 +171,12 @@ class CandidateTags(Tags):
     champion_at_build: int | Literal["none"] | None = Field(None, alias="merge.champion-at-build")
     experts: Pairs = Field(default_factory=dict, alias="merge.experts")
     arrivals: Names = Field((), alias="merge.arrivals")
+    withdrawn: Names = Field((), alias="merge.withdrawn")
     rung: str = Field("", alias="merge.rung")
     run_id: str = Field("", alias="merge.run-id")
     decided: Annotated[Approval | None, Lowered] = Field(None, alias="merge.decided")
     decided_by: str = Field("", alias="merge.decided-by")
-    review_reason: str = Field("", alias="merge.review-reason")
+    review_reason: str = Field("", alias=REVIEW_REASON)
     review: str = Field("", alias="merge.review")
     reason: str = Field("", alias="merge.reason")
     status: Annotated[MergedStatus | None, Lowered] = Field(None, alias=STATUS)

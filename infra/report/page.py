@@ -20,7 +20,7 @@ from infra.report.charts import limits_chart, score_bars
 from infra.report.curves import learning_curve
 from infra.report.inputs import Member, ReportInputs
 from infra.report.matrices import coefficient_map, cosine_map
-from infra.report.summary import HEADLINES, points, share, span
+from infra.report.summary import headline, points, share, span
 
 _CSS = resources.files("infra.report") / "report.css"
 DATA_DOCS = "data-docs/index.html"
@@ -102,7 +102,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "data_docs": DATA_DOCS,
         "inputs": inputs,
         "report": report,
-        "headline": HEADLINES[report.verdict],
+        "headline": headline(report),
         "counts": _counts(inputs),
         "reference": "the deployed model" if any(d.champion for d in decided) else "the base",
         "tiles": _tiles(inputs),

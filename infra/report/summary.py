@@ -43,9 +43,10 @@ def markdown_summary(report: GateReport, link: str = "") -> str:
     header = [_row(rows[0]), _row(["---"] * len(rows[0]))] if rows else []
     table = [_row(row.values()) for row in rows]
     warnings = [f"- Warning: {_plain(warning)}" for warning in report.warnings]
-    reasons = [f"- {_plain(reason)}" for reason in report.reasons]
+    wanted = dict.fromkeys(report.wanted.values())
+    reasons = [f"- {_plain(reason)}" for reason in (*wanted, *report.reasons)]
     end = ["", f"[Full report]({link})"] if link else []
-    head = [f"**{HEADLINES[report.verdict]}**", "", *header]
+    head = [f"**{headline(report)}**", "", *header]
     room = LONGEST_SUMMARY - len("\n".join([*head, *end])) - 100  # The two counts take the rest.
     shown_rows = _fitting(table, room)
     room -= len("\n".join(shown_rows))
@@ -59,6 +60,13 @@ def markdown_summary(report: GateReport, link: str = "") -> str:
         if missing
     ]
     return "\n".join([*head, *shown_rows, "", *shown, *counts, *end])
+
+
+def headline(report: GateReport) -> str:
+    """The verdict as a sentence."""
+    if report.wanted and report.verdict != "passed" and report.goes_on(("passed",)):
+        return "Not passed, and wanted all the same: a person decides, and gives a reason."
+    return HEADLINES[report.verdict]
 
 
 def _fitting(lines: Sequence[str], room: int) -> list[str]:

@@ -130,6 +130,8 @@ class GateReport(_Value):
             rate. Reports of version 0.1 call it `attempts`.
         checks: Conditions on the candidate as a whole: its files, this report itself.
         warnings: Sentences that change no verdict.
+        wanted: By task, who wants the candidate whatever it shows on that task, and why, as a sentence.
+            It then goes to a person, who decides.
     """
 
     verdict: Verdict
@@ -139,12 +141,21 @@ class GateReport(_Value):
     rungs: int = Field(default=1, validation_alias=AliasChoices("rungs", "attempts"))
     checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
+    wanted: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _verdict_follows_from_parts(self) -> Self:
         if self.verdict != overall(self.tasks, self.checks):
             raise ValueError(f"the report is {self.verdict}, which is not the worst of its parts")
         return self
+
+    def goes_on(self, acceptable: Sequence[Verdict]) -> bool:
+        """Whether it may be promoted, or be left to a person: nothing speaks against it but what is wanted."""
+        rest = [decision.verdict for decision in self.tasks if decision.task not in self.wanted]
+        rest += [check.verdict for check in self.checks]
+        return self.verdict in acceptable or (
+            bool(self.wanted) and all(verdict in acceptable for verdict in rest)
+        )
 
     def overruled(self, sentences: Sequence[str]) -> GateReport:
         """The same report, failed for what these sentences say."""
