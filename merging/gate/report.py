@@ -150,7 +150,7 @@ class GateReport(_Value):
         return self
 
     def goes_on(self, acceptable: Sequence[Verdict]) -> bool:
-        """Whether it may be promoted, or be left to a person: nothing speaks against it but what is wanted."""
+        """Whether it may be promoted or left to a person: only what is wanted speaks against it."""
         rest = [decision.verdict for decision in self.tasks if decision.task not in self.wanted]
         rest += [check.verdict for check in self.checks]
         return self.verdict in acceptable or (

@@ -194,8 +194,8 @@ food/1: rejected → waiting: Released.
 > reviews-food/1 is waiting again; the next merge takes it.\
 """)
     assert deployed.types("release reviews-food/1") == snapshot("""\
-> reviews-food/1 is waiting; only a held or rejected expert can be released. `supermerge status`
-    shows what waits.\
+> reviews-food/1 is waiting; only a held, rejected or withdrawn one can be released. `supermerge
+    status` shows what waits.\
 """)
     assert deployed.sweep() == snapshot("""\
 food/1: waiting → rejected: Nothing was merged. food: the expert scores 49.0 % where the base

@@ -139,10 +139,10 @@ log: relearn of the others without food: failed
 version 4: – → candidate
 food/1 (merged): Waits for review of version 4: set its tag approval_status to approved or
     rejected.
-notice needs-review: reviews version 4 needs review: weather: 70.0 % against 90.0 % of the
-    deployed model (−20.0 points) on 400 gate examples: worse, where at most 5.0 points may be
-    lost. Try re-learning all coefficients instead of only the new ones, more calibration
-    examples, or coefficients per row.
+notice needs-review: reviews version 4 needs review: Withdrawn by ada: Bad labels. weather: 70.0
+    % against 90.0 % of the deployed model (−20.0 points) on 400 gate examples: worse, where at
+    most 5.0 points may be lost. Try re-learning all coefficients instead of only the new ones,
+    more calibration examples, or coefficients per row.
 > food: waits for review. 〃\
 """)
     assert two.types("approve reviews 4") == snapshot("""\

@@ -138,9 +138,14 @@ def test_an_expert_that_is_tagged_later_makes_its_family_wait(
     assert told(servers) == [WAITING]
 
 
-def test_a_released_expert_is_looked_up_in_mlflow(receiver: TestClient, servers: Servers) -> None:
+@pytest.mark.parametrize(
+    ("tag", "value"), [("merge.status", "waiting"), ("merge.withdraw", "true")]
+)
+def test_an_expert_that_is_released_or_withdrawn_is_looked_up_in_mlflow(
+    receiver: TestClient, servers: Servers, tag: str, value: str
+) -> None:
     servers.tags = {"merge.family": "demo"}
-    assert set_tag(receiver, "expert", "merge.status", "waiting").status_code == 204
+    assert set_tag(receiver, "expert", tag, value).status_code == 204
     assert told(servers) == [WAITING]
 
 
