@@ -147,9 +147,11 @@ notice needs-review: reviews version 4 needs review: Withdrawn by ada: Bad label
 """)
     assert two.types("approve reviews 4") == snapshot("""\
 log: reviews version 4: Refused: the gate's verdict is failed, so an approval needs a reason.
-    Write it into the tag merge.review-reason, or: supermerge approve reviews 4 --reason
+    Approve it again: supermerge approve reviews 4 --reason …, or in MLflow the tag
+    merge.review-reason and then approval_status.
 version 4 reads in review: Refused: the gate's verdict is failed, so an approval needs a reason.
-    Write it into the tag merge.review-reason, or: supermerge approve reviews 4 --reason
+    Approve it again: supermerge approve reviews 4 --reason …, or in MLflow the tag
+    merge.review-reason and then approval_status.
 > 〃\
 """)
     assert two.types("approve reviews 4 --reason 'It has to go.'") == snapshot("""\
