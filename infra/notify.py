@@ -16,6 +16,7 @@ from typing import Any, Literal
 import httpx
 
 from infra.families import Family, Target
+from infra.tls import authorities
 
 Event = Literal["needs-review", "promoted", "bounced", "rolled-back", "audit-failed"]
 _TIMEOUT = 10.0  # Seconds that a webhook may take to answer.
@@ -84,7 +85,8 @@ def _deliver(
 def _send(target: Target, notice: Notice) -> None:
     if target.webhook is not None:
         address = str(target.webhook)
-        httpx.post(address, json=asdict(notice), timeout=_TIMEOUT).raise_for_status()
+        verify = authorities(address)
+        httpx.post(address, json=asdict(notice), timeout=_TIMEOUT, verify=verify).raise_for_status()
     if target.prefect_block is not None:
         import prefect.blocks.notifications  # noqa: F401 - so that Prefect knows its own blocks
         from prefect.blocks.core import Block

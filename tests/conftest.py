@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck
@@ -25,6 +26,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # The tensors are tiny and the machine runs other things too; torch reads this when it is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+# transformers otherwise hands each of their tensors to a thread when it loads a model.
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
 
 # What is imported is no garbage, and most of what tests make is small.
 gc.set_threshold(100_000)
@@ -51,6 +54,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             "stack" not in getattr(item, "fixturenames", ()),
         )
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _never_wait_for_the_disk() -> Iterator[None]:
+    """No test cuts the power, and what a process has written every other one can read."""
+    with mock.patch.object(os, "fsync"):
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -149,8 +149,11 @@ def prefect_answers(settings: Settings) -> bool:
     """Whether there is a Prefect server to record a flow run on."""
     import httpx
 
+    from infra.tls import authorities
+
+    address = f"{settings.prefect_api}/health"
     try:
-        return not httpx.get(f"{settings.prefect_api}/health", timeout=5).is_server_error
+        return not httpx.get(address, timeout=5, verify=authorities(address)).is_server_error
     except httpx.TransportError:
         return False
 

@@ -73,9 +73,8 @@ def check_rules(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Contra
 def _validate(
     name: str, table: pd.DataFrame, expectations: Sequence[Expectation]
 ) -> dict[str, Any]:
-    # Each check replaces the source, and so lets go of the table of the one before.
-    asset = _context().data_sources.add_or_update_pandas("merge-queue").add_dataframe_asset(name)
-    batch = asset.get_batch(asset.build_batch_request({"dataframe": table}))
+    # Each check's table takes the place of the one before.
+    batch = _asset().get_batch(_asset().build_batch_request({"dataframe": table}))
     result = batch.validate(
         gx.ExpectationSuite(name=name, expectations=list(expectations)),
         result_format={"result_format": "SUMMARY", "partial_unexpected_count": _SHOWN},
@@ -84,13 +83,13 @@ def _validate(
 
 
 @cache
-def _context() -> Any:
-    """One context for all checks; suites and results are not kept in it, which costs a third."""
+def _asset() -> Any:
+    """What holds the table of each check; suites and results are not kept, which costs a third."""
     for logger in ("great_expectations", "great_expectations.data_context.types.base"):
         logging.getLogger(logger).setLevel(logging.ERROR)  # The second has a level of its own.
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    return context
+    return context.data_sources.add_pandas("merge-queue").add_dataframe_asset("table")
 
 
 def _without(keys: frozenset[str], value: Any) -> Any:

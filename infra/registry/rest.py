@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from infra.faults import in_words, mlflow_server
+from infra.tls import authorities
 
 _TIMEOUT = 60  # Seconds that a call may take.
 
@@ -55,7 +56,7 @@ class RestClient:
             base_url=f"{uri}/api/2.0/mlflow/",
             auth=login,
             timeout=_TIMEOUT,
-            transport=transport or httpx.HTTPTransport(retries=2),
+            transport=transport or httpx.HTTPTransport(verify=authorities(uri), retries=2),
         )
 
     def __getattr__(self, name: str) -> Any:

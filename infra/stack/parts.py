@@ -18,6 +18,7 @@ from infra.stack.orchestration import DECISIONS, POOL
 from infra.stack.part_files import ADMIN, basic_auth_file, identities_file
 from infra.stack.state import HOST, StackState
 from infra.stack.supervise import Part
+from infra.tls import authorities
 from infra.warm.client import address_in, can_listen
 
 RUNS_AT_ONCE = 4
@@ -287,7 +288,7 @@ def _weed() -> str:
 def _answers(url: str) -> Callable[[], bool]:
     def probe() -> bool:
         try:
-            return httpx.get(url, timeout=3, trust_env=False).is_success
+            return httpx.get(url, timeout=3, trust_env=False, verify=authorities(url)).is_success
         except httpx.TransportError:
             return False
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 from infra.errors import Conflict
 from infra.names import check_relative_path
@@ -96,8 +96,8 @@ class FolderStore:
         Raises:
             Unreadable: There is no such object, or it may not be read.
         """
-        with _missing_as(uri), tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            shutil.copyfile(self._path(uri), beside := Path(folder) / "object")
+        with _missing_as(uri), _new_file(target.parent) as beside:
+            shutil.copyfile(self._path(uri), beside)
             beside.replace(target)
 
     def upload(self, source: Path, uri: S3Uri) -> None:
@@ -106,11 +106,9 @@ class FolderStore:
             shutil.copyfile(source, file)
             file.replace(self._place(uri))
 
-    @contextmanager
-    def _beside(self) -> Iterator[Path]:
-        """A file to write on the same disk, gone afterwards unless it was moved to its place."""
-        with tempfile.TemporaryDirectory(dir=self._root / _BESIDE) as folder:
-            yield Path(folder) / "object"
+    def _beside(self) -> AbstractContextManager[Path]:
+        """A file to write on the same disk."""
+        return _new_file(self._root / _BESIDE)
 
     def _place(self, uri: S3Uri) -> Path:
         path = self._path(uri)
@@ -140,6 +138,16 @@ class FolderStore:
                 remedy="Remove the link and copy what it points to.",
             )
         return path
+
+
+@contextmanager
+def _new_file(folder: Path) -> Iterator[Path]:
+    """The path of a file that nobody else has, gone afterwards unless it was moved to its place."""
+    file = folder / f".{uuid4().hex}"
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @contextmanager

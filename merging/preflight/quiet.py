@@ -6,18 +6,12 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
-from transformers.utils import logging as transformers_logging
+from merging.serving.loading import quiet_transformers
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Without the libraries' warnings and progress bars: what matters becomes a sentence of ours."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(before)
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

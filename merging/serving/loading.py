@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +47,15 @@ class TaskError(ValueError):
 
 def parse_config(config: Mapping[str, Any]) -> PretrainedConfig:
     """What transformers makes of a config.json, defaults filled in; it decodes what JSON cannot say."""
+    values = {key: value for key, value in config.items() if key != "auto_map"}  # code
+    return copy.deepcopy(_parsed(json.dumps(values)))
+
+
+@lru_cache(maxsize=32)
+def _parsed(config: str) -> PretrainedConfig:
+    """One configuration; the same few are asked for again and again, and each time takes a folder."""
     with tempfile.TemporaryDirectory() as folder:
-        values = {key: value for key, value in config.items() if key != "auto_map"}  # code
-        (Path(folder) / "config.json").write_text(json.dumps(values))
+        (Path(folder) / "config.json").write_text(config)
         parsed = AutoConfig.from_pretrained(folder, local_files_only=True)
     parsed.name_or_path = ""
     return parsed
@@ -204,12 +212,18 @@ def greedy_settings(
 def quiet_transformers() -> Iterator[None]:
     """Keeps back what transformers says about settings and weights that are as they have to be."""
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    _set_verbosity(transformers_logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        _set_verbosity(verbosity)
+
+
+def _set_verbosity(level: int) -> None:
+    """Sets it where it is another: Python then forgets for every logger there is what it lets through."""
+    if transformers_logging.get_verbosity() != level:
+        transformers_logging.set_verbosity(level)
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:

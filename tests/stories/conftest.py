@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from infra import notify
 from infra.cli import output
@@ -97,6 +98,8 @@ class World:
             mock.patch.dict(os.environ, variables),
             mock.patch.object(MergeQueue, "open", lambda *args: with_given(OPEN(*args), given)),
             mock.patch.object(notify, "WAITS", (0.0, 0.0)),
+            # Before each tag MLflow's own client asks whether the model is a prompt; ours does not.
+            mock.patch.object(MlflowClient, "_raise_if_prompt"),
             mock.patch.object(cli_queue, "prefect_answers", return_value=True),
             mock.patch.object(output.console, "_width", 1000),
             mock.patch.object(output.errors, "_width", 1000),
