@@ -16,6 +16,7 @@ from infra.registry.experts import ExpertVersion
 from infra.registry.tags import ExpertStatus
 from merging.errors import NonFinite
 from tasks.find import find_deployed
+from tasks.promote import prove_commits
 from tasks.pull import pull_base, pull_champion
 from tasks.settle import settle_changes
 from tasks.values import Base, Candidate, Change, Deployed, Member, Withdrawal, describe
@@ -30,6 +31,7 @@ def merge_arrivals(
     Returns:
         What became of each group.
     """
+    prove_commits(queue)
     base = pull_base(queue)
     deployed = pull_deployed(queue, base)
     members, bounced = admit(queue, base, deployed, waiting)

@@ -76,7 +76,7 @@ class Server:
     def strange(self, error: object) -> Unavailable:
         """What answers there is something else."""
         return Unavailable(
-            f"{self.at} answers, but not as {self.title} does ({_said(error)}).",
+            f"What answers at {self.address} is not {self.title.removeprefix('The ')} ({_said(error)}).",
             f"Something else listens there, or a proxy is in between: correct {self.variable}.",
         )
 
@@ -167,7 +167,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _explained(error: BaseException) -> MergeQueueError | None:
     library = _library(error)
     if library in ("httpx", "requests") or _is_of(error, "httpx"):
-        return _over_http(error)
+        return from_http(error)
     if library in ("botocore", "boto3", "s3transfer"):
         return from_boto(error, s3_server(os.environ.get("AWS_ENDPOINT_URL_S3")), "a request")
     if library == "mlflow":
@@ -213,6 +213,8 @@ def from_boto(error: Any, server: Server, asked: str) -> MergeQueueError:
     if code == "NoSuchBucket":
         words = f"{server.at} has no bucket for {asked}."
         return Unreadable(words, "Create it, or correct the name in the family file.")
+    if code == "404":  # Without a word of S3's.
+        return server.strange(error)
     if 300 <= status < 400:
         words = f"{server.at} has {asked} elsewhere ({_said(error)})."
         return Unreadable(words, "Set SUPERMERGE_S3_REGION, or the region in the address.")
@@ -224,13 +226,19 @@ def from_boto(error: Any, server: Server, asked: str) -> MergeQueueError:
     return server.failed(asked, error)
 
 
-def _over_http(error: Any) -> MergeQueueError | None:
-    response = getattr(error, "response", None)
+def from_http(error: Any, server: Server | None = None) -> MergeQueueError:
+    """What httpx or requests raised.
+
+    Args:
+        error: What they raised.
+        server: Who was asked; by default whoever has that address.
+    """
     try:
         address = str(error.request.url)
-    except (RuntimeError, AttributeError):  # Httpx does not always know which request it was.
-        return Unavailable(f"A server does not answer ({_said(error)}).", "`supermerge doctor`.")
-    server = server_at(address)
+    except (RuntimeError, AttributeError):  # They do not always know which request it was.
+        address = ""
+    server = server or server_at(address)
+    response = getattr(error, "response", None)
     if response is None:
         return server.away(error)
     path = "/" + address.partition("://")[2].partition("/")[2]

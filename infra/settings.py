@@ -309,13 +309,15 @@ def read_state_file(state_dir: Path) -> dict[str, Any]:
     path = state_file(state_dir)
     try:
         state: dict[str, Any] = json.loads(path.read_text())
+        if not isinstance(state, dict):
+            raise ValueError(f"a {type(state).__name__}")
     except FileNotFoundError:
         return {}
-    except json.JSONDecodeError as error:
+    except (ValueError, OSError) as error:
         raise InvalidInput(
             where=str(path),
             expected="the JSON that `supermerge up` writes",
-            found=f"something else ({error.msg}, line {error.lineno})",
+            found=f"something else ({error})",
             remedy="Run `supermerge down`, move the file away and run `supermerge up` again.",
         ) from None
     return state
@@ -328,6 +330,11 @@ def embedded_ports(state_dir: Path) -> range:
     except (KeyError, TypeError, ValueError, OSError, InvalidInput):
         return range(0)
     return range(first, first + PORTS)
+
+
+def is_given(field: str) -> bool:
+    """Whether the environment has a variable for this setting."""
+    return _variable(field) in os.environ
 
 
 def _variable(field: str) -> str:

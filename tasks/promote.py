@@ -28,6 +28,16 @@ def check_health(queue: MergeQueue, model: Recorded) -> Manifest:
 
 
 @task(**SIDE_EFFECT)
+def prove_commits(queue: MergeQueue) -> None:
+    """Shows before anything is learned that of two promotions one would win.
+
+    Raises:
+        Refused: The object store would let both succeed.
+    """
+    queue.store.prove_create(queue.family.root / "promotions")
+
+
+@task(**SIDE_EFFECT)
 def commit(
     queue: MergeQueue,
     model: Recorded,

@@ -10,8 +10,8 @@ import os
 
 import typer
 
-from infra.cli import checking, experts, garbage, models, queue, stack, status
-from infra.cli.output import FriendlyGroup
+from infra.cli import checking, doctor, experts, garbage, models, queue, stack, status
+from infra.cli.output import LINE, FriendlyGroup, Sentences
 from infra.settings import CLIENT_DEFAULTS
 
 # Torch, transformers, MLflow and Prefect read the environment once, when they are imported.
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.deploy)
+app.command()(doctor.doctor)
 app.command()(queue.demo)
 app.command()(status.status)
 app.command()(experts.upload_base)
@@ -54,8 +55,11 @@ app.command()(models.pull)
 @app.callback()
 def configure(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show logs.")) -> None:
     """Sets the log level of every command."""
-    if not verbose:
-        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = "infra.cli.flow_logs.ConsoleHandler"
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter(LINE) if verbose else Sentences(LINE))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[shown])
+    if not verbose:  # What Prefect says of its own threads when its server is away.
+        os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+        logging.getLogger("prefect.events").setLevel(logging.CRITICAL)
     # Urllib3 warns of every connection that a parallel download closes.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

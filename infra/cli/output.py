@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import sys
 import traceback
 from contextlib import suppress
@@ -16,8 +18,19 @@ from typer.core import TyperGroup
 from infra.faults import explained
 from infra.settings import Settings, default_state_dir
 
+LINE = "%(asctime)s | %(levelname)-7s | %(message)s"
 console = Console()
 errors = Console(stderr=True)
+
+
+class Sentences(logging.Formatter):
+    """What flows log, without tracebacks: the command ends with a sentence, and Prefect keeps the rest."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message alone; other handlers get the record as it is."""
+        shown = copy.copy(record)
+        shown.exc_info = shown.exc_text = shown.stack_info = None
+        return super().format(shown)
 
 
 class FriendlyGroup(TyperGroup):

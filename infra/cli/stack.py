@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from infra.cli.doctor import show
 from infra.cli.output import connect, console, table
 from infra.settings import state_file
 
@@ -31,19 +32,27 @@ def up(
         ),
     ] = None,
 ) -> None:
-    """Starts the servers (S3, MLflow, Prefect, worker, receiver), or repairs what is not up."""
+    """Starts the servers (S3, MLflow, Prefect, worker, receiver), or repairs what is not up.
+
+    Then it looks at everything as `supermerge doctor` does; exit status 1 where something is at fault.
+    """
+    from infra.doctor import examine
     from infra.stack import stack_status, start_stack
 
-    with console.status("Starting the stack") as status:
-        settings = start_stack(first_port=first_port, mlflow_auth=mlflow_auth, report=status.update)
+    with console.status("Starting the stack"):
+        settings = start_stack(first_port=first_port, mlflow_auth=mlflow_auth, report=_tell)
     _print_parts(stack_status())
     facts = escape(str(state_file(settings.state_dir)))
     if settings.mlflow_username:
         console.print(
-            f"MLflow asks for a name, {settings.mlflow_username!r}, and a password: "
+            f"MLflow asks for a name, {escape(repr(settings.mlflow_username))}, and a password: "
             f"mlflow_password in {facts}."
         )
     console.print(f"Secrets are in {facts}, logs beside it. `supermerge down` stops everything.")
+    with console.status("Looking at everything"):
+        findings = [f for f in examine(settings) if f.verdict != "ok"]
+    if findings:
+        show(findings)
 
 
 def down() -> None:
@@ -74,6 +83,10 @@ def deploy(
             "`prefect deployment delete continual-merge/FAMILY`, and the same for promote, rollback "
             "and audit."
         )
+
+
+def _tell(words: str) -> None:
+    console.print(f"[dim]{escape(words)}[/dim]")
 
 
 def _print_parts(parts: list[PartStatus]) -> None:

@@ -13,6 +13,7 @@ import httpx
 from pydantic import SecretStr
 
 from infra.errors import Refused, Unavailable
+from infra.faults import from_http, mlflow_server
 from infra.settings import Settings
 
 NAME = "supermerge"
@@ -57,17 +58,43 @@ def register_webhook(settings: Settings) -> None:
                 answer = client.post(hooks, json=wanted)
             answer.raise_for_status()
     except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.BAD_REQUEST:
+            raise from_http(error, mlflow_server(settings.mlflow_uri)) from None
         raise Unavailable(
             f"MLflow at {settings.mlflow_uri} refused the webhook to {wanted['url']} "
             f"({error.response.status_code}): {error.response.text[:500]}",
             "It takes https addresses that are not private, unless its server runs with "
             "MLFLOW_WEBHOOK_ALLOWED_SCHEMES and MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS.",
         ) from None
-    except httpx.TransportError as error:
-        raise Unavailable(
-            f"MLflow at {settings.mlflow_uri} does not answer ({error}).",
-            "Start it with `supermerge up`.",
-        ) from None
+    except httpx.HTTPError as error:
+        raise from_http(error, mlflow_server(settings.mlflow_uri)) from None
+
+
+def try_webhook(settings: Settings) -> None:
+    """Has MLflow send a message to the receiver, which answers it where it is genuine.
+
+    Raises:
+        Refused: There is no such webhook, or the message did not arrive.
+        Unavailable: MLflow does not answer.
+    """
+    hooks = f"{settings.mlflow_uri}/api/2.0/mlflow/webhooks"
+    try:
+        with httpx.Client(auth=settings.mlflow_login, timeout=60) as client:
+            known = [hook for hook in _all_hooks(client, hooks) if hook["name"] == NAME]
+            if not known:
+                raise Refused("MLflow has no webhook for the queue.", "Run `supermerge up`.")
+            answer = client.post(f"{hooks}/{known[0]['webhook_id']}/test", json={})
+            result = answer.raise_for_status().json()["result"]
+    except httpx.HTTPError as error:
+        raise from_http(error, mlflow_server(settings.mlflow_uri)) from None
+    if not result.get("success"):
+        said = result.get("error_message") or result.get("response_status")
+        advice = "See that MLflow reaches that address, and that the receiver runs there."
+        if result.get("response_status") == httpx.codes.UNAUTHORIZED:
+            advice = "They have different secrets or clocks: `supermerge up` renews the secret."
+        raise Refused(
+            f"MLflow's message to {known[0]['url']} did not arrive ({str(said)[:500]}).", advice
+        )
 
 
 def check_headers(headers: Mapping[str, str], now: float) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.errors import Unavailable
+from infra.errors import Unreadable
+from infra.faults import from_boto, s3_server
 from infra.settings import Settings
+from infra.storage.s3 import s3_client
 
 
 def check_bucket(settings: Settings, *, create: bool) -> None:
@@ -18,32 +18,24 @@ def check_bucket(settings: Settings, *, create: bool) -> None:
         create: Whether to make it where it is missing.
 
     Raises:
-        Unavailable: S3 does not answer, refuses the keys, or has no such bucket.
+        Unavailable: S3 does not answer, or refuses the keys.
+        Unreadable: It has no such bucket, or the keys do not open it.
     """
-    access, secret = settings.s3_access_key, settings.s3_secret_key
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=access.get_secret_value() if access else None,
-        aws_secret_access_key=secret.get_secret_value() if secret else None,
-        config=Config(retries={"total_max_attempts": 2}),
-    )
+    server = s3_server(settings.s3_endpoint)
     try:
-        s3.head_bucket(Bucket=settings.bucket)
-    except ClientError as error:
-        if create and error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+        s3 = s3_client(settings, retries={"total_max_attempts": 2})
+        try:
+            # HEAD would be refused without a word.
+            s3.list_objects_v2(Bucket=settings.bucket, MaxKeys=1)
+        except ClientError as error:
+            if not create or error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
             s3.create_bucket(Bucket=settings.bucket)
-            return
-        raise _unavailable(settings, error) from None
-    except BotoCoreError as error:
-        raise _unavailable(settings, error) from None
-
-
-def _unavailable(settings: Settings, error: Exception) -> Unavailable:
-    return Unavailable(
-        f"S3 at {settings.s3_endpoint or 'AWS'} does not give access to the bucket "
-        f"{settings.bucket!r}: {error}.",
-        "Check SUPERMERGE_S3_ENDPOINT, its keys and SUPERMERGE_BUCKET; create the bucket if it is "
-        "missing.",
-    )
+    except (ClientError, BotoCoreError) as error:
+        told = from_boto(error, server, f"the bucket {settings.bucket!r}")
+        if isinstance(told, Unreadable):
+            remedy = (
+                "Create it, or correct SUPERMERGE_BUCKET; and see that the key in use opens it."
+            )
+            raise Unreadable(told.reason, remedy) from None
+        raise told from None

@@ -16,8 +16,9 @@ import yaml
 from infra.errors import Unavailable
 from infra.families import Family, load_family
 from infra.names import limit_name
-from infra.settings import Settings, deployments_file
+from infra.settings import CLIENT_DEFAULTS, Settings, deployments_file
 from infra.stack.orchestration import POOL, prefect_client
+from infra.warm.environment import OUTSIDE, without_secrets
 from merging.errors import InvalidInput
 
 TAG = "supermerge"
@@ -108,6 +109,12 @@ def _deployed(client: httpx.Client) -> set[tuple[str, str]]:
     return found
 
 
+def _of_prefect(settings: Settings) -> dict[str, str]:
+    """The variables by which a client of Prefect finds and opens it, and no other server."""
+    every = settings.environment()
+    return CLIENT_DEFAULTS | {n: value for n, value in every.items() if n.startswith("PREFECT_")}
+
+
 def _apply(settings: Settings, deployments: list[dict[str, Any]]) -> None:
     pull = yaml.safe_load(deployments_file().read_text())["pull"]
     path = settings.state_dir / "prefect.yaml"
@@ -118,7 +125,7 @@ def _apply(settings: Settings, deployments: list[dict[str, Any]]) -> None:
             *("deploy", "--all", f"--prefect-file={path}"),
         ],
         cwd=settings.project_dir,
-        env={**os.environ, **settings.environment()},
+        env=without_secrets(os.environ, OUTSIDE) | _of_prefect(settings),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from infra.errors import Unavailable
+from infra.faults import from_http, prefect_server
 from infra.settings import Settings
 
 POOL = "supermerge"
@@ -96,10 +96,7 @@ def prefect_client(settings: Settings) -> Iterator[httpx.Client]:
         ) as client:
             yield client
     except httpx.HTTPError as error:
-        raise Unavailable(
-            f"Prefect at {settings.prefect_api} cannot be prepared: {error}.",
-            "Check SUPERMERGE_PREFECT_API and SUPERMERGE_PREFECT_AUTH, or read its log.",
-        ) from None
+        raise from_http(error, prefect_server(settings.prefect_api)) from None
 
 
 def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -13,13 +12,14 @@ from typing import Any
 import httpx
 
 from infra.errors import Unavailable
-from infra.settings import CLIENT_DEFAULTS, PREFIX, Settings
+from infra.settings import CLIENT_DEFAULTS, Settings, is_given
 from infra.stack.orchestration import DECISIONS, POOL
 from infra.stack.part_files import ADMIN, basic_auth_file, identities_file
 from infra.stack.state import HOST, StackState
 from infra.stack.supervise import Part
 from infra.tls import authorities
 from infra.warm.client import address_in, can_listen
+from infra.warm.environment import OUTSIDE
 
 RUNS_AT_ONCE = 4
 PYTHON = (sys.executable, "-m")
@@ -52,11 +52,11 @@ def embedded_settings(state: StackState, state_dir: Path) -> Settings:
     values = {
         name: value
         for decisive, fields in ours.items()
-        if not _is_given(decisive)
+        if not is_given(decisive)
         for name, value in fields.items()
     }
     settings = Settings.of({**values, "state_dir": state_dir}, "environment")
-    if _is_given("mlflow_uri"):
+    if is_given("mlflow_uri"):
         return settings
     root = f"s3://{settings.bucket}/_mlflow"  # No family can have this name.
     return settings.model_copy(update={"mlflow_artifact_root": root})
@@ -65,11 +65,11 @@ def embedded_settings(state: StackState, state_dir: Path) -> Settings:
 def stack_parts(state: StackState, settings: Settings) -> dict[str, Part]:
     """The parts by name; a server that a SUPERMERGE_* variable says is elsewhere is left out."""
     parts = [receiver(state, settings), worker(state, settings), decider(state, settings)]
-    if not _is_given("s3_endpoint"):
+    if not is_given("s3_endpoint"):
         parts.append(s3(state, settings))
-    if not _is_given("mlflow_uri"):
+    if not is_given("mlflow_uri"):
         parts.append(mlflow(state, settings))
-    if not _is_given("prefect_api"):
+    if not is_given("prefect_api"):
         parts.append(prefect(state, settings))
     if can_listen(address_in(settings.state_dir)):
         parts.append(warm(settings))
@@ -119,7 +119,7 @@ def mlflow(state: StackState, settings: Settings) -> Part:
     environment = {
         name: value
         for name, value in settings.environment().items()
-        if not name.startswith("MLFLOW_TRACKING_")
+        if not name.startswith(("MLFLOW_TRACKING_", "PREFECT_"))
     }
     environment |= {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -154,6 +154,7 @@ def mlflow(state: StackState, settings: Settings) -> Part:
         address=address,
         command=tuple(command),
         environment=environment,
+        inherits=_of_s3(settings),
         is_healthy=_answers(f"{address}/health"),
     )
 
@@ -226,12 +227,13 @@ def _worker(settings: Settings, name: str, title: str, port: int, *more: str) ->
             *more,
         ),
         environment=settings.environment()
-        | settings.variables()
+        | settings.variables(without={"webhook_secret"})
         | {
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_WORKER_WEBSERVER_HOST": HOST,
             "PREFECT_WORKER_WEBSERVER_PORT": str(port),
         },
+        inherits=_of_s3(settings),
         is_healthy=_answers(f"{address}/health"),
     )
 
@@ -265,12 +267,14 @@ def receiver(state: StackState, settings: Settings) -> Part:
         address=address,
         command=(*PYTHON, "infra.events.serve", HOST, str(state.receiver_port)),
         environment=settings.variables(),
+        inherits=_of_s3(settings),
         is_healthy=_answers(f"{address}/health"),
     )
 
 
-def _is_given(field: str) -> bool:
-    return PREFIX + field.upper() in os.environ
+def _of_s3(settings: Settings) -> tuple[str, ...]:
+    """The variables of the shell that open an S3 elsewhere; none of its keys where there are others."""
+    return OUTSIDE if settings.s3_access_key else (*OUTSIDE, "AWS_*")
 
 
 def _weed() -> str:

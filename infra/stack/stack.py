@@ -10,11 +10,13 @@ import fcntl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from infra.errors import Unavailable
 from infra.events.webhooks import register_webhook
+from infra.faults import explained
 from infra.settings import Settings, default_state_dir
 from infra.stack.bucket import check_bucket
 from infra.stack.deployments import deploy_families
@@ -23,8 +25,10 @@ from infra.stack.orchestration import prepare_prefect, set_run_command
 from infra.stack.packages import check_packages
 from infra.stack.part_files import write_part_files
 from infra.stack.parts import embedded_settings, flow_run_command, stack_parts
+from infra.stack.registry import check_registry, why_no_webhook
 from infra.stack.state import StackState, choose_ports, read_state, write_state
 from infra.stack.supervise import PartStatus, Supervisor
+from merging.errors import MergeQueueError
 
 Report = Callable[[str], None]
 
@@ -47,12 +51,19 @@ def start_stack(
         report: Is told each step in words.
 
     Raises:
-        Unavailable: A part did not come up; those that did stay up.
+        Unavailable: A part did not come up, or a server elsewhere does not answer or does not let us
+            in; names all of them. Those that came up stay up.
         InvalidInput: Another project's packages are in the way of this one's.
     """
     check_packages()
     state_dir = private_folder((state_dir or default_state_dir()).absolute())
     supervisor = Supervisor(state_dir)
+    log = private_folder(state_dir / "logs") / "up.log"
+
+    def tell(words: str) -> None:
+        _write(log, words)
+        report(words)
+
     with _one_at_a_time(state_dir):
         state = _state(state_dir, first_port, mlflow_auth)
         settings = embedded_settings(state, state_dir)
@@ -63,7 +74,7 @@ def start_stack(
         def ensure(name: str) -> None:
             if name in mine:  # Otherwise it runs elsewhere.
                 started = supervisor.ensure(mine[name])
-                report(f"{mine[name].title} {'started' if started else 'is up'}")
+                tell(f"{mine[name].title} {'started' if started else 'is up'}")
 
         def storage() -> None:
             ensure("s3")
@@ -71,15 +82,16 @@ def start_stack(
 
         def registry() -> None:
             ensure("mlflow")
-            if "mlflow" not in mine and settings.receiver_url == mine["receiver"].address:
-                report("No webhooks: set SUPERMERGE_RECEIVER_URL to what MLflow can reach")
+            check_registry(settings)
+            if unreached := why_no_webhook(settings, "mlflow" in mine):
+                tell(unreached)
             else:
                 register_webhook(settings)
-                report("MLflow sends its webhooks to the receiver")
+                tell(f"MLflow sends its webhooks to {settings.receiver_url}")
 
         def deploy() -> None:
             for family, done in deploy_families(settings):
-                report(f"Family {family}: {done}")
+                tell(f"Family {family}: {done}")
 
         def orchestration() -> None:
             ensure("prefect")
@@ -88,7 +100,11 @@ def start_stack(
                 set_run_command(settings, flow_run_command(settings))
             _at_once(*(partial(ensure, name) for name in ("worker", "decider", "warm")), deploy)
 
-        _at_once(storage, registry, orchestration, lambda: ensure("receiver"))
+        try:
+            _at_once(storage, registry, orchestration, lambda: ensure("receiver"))
+        except MergeQueueError as error:
+            _write(log, f"Failed: {error}")
+            raise
     return settings
 
 
@@ -121,6 +137,11 @@ def stack_status(state_dir: Path | None = None) -> list[PartStatus]:
     return [supervisor.status(part) for part in wanted.values()]
 
 
+def _write(log: Path, words: str) -> None:
+    with log.open("a") as file:
+        file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {words}\n")
+
+
 def _state(state_dir: Path, first_port: int | None, mlflow_auth: bool | None) -> StackState:
     state = read_state(state_dir) or StackState(first_port=choose_ports(state_dir, first_port))
     return state if mlflow_auth is None else state.model_copy(update={"mlflow_auth": mlflow_auth})
@@ -138,11 +159,12 @@ def _at_once(*steps: Callable[[], None]) -> None:
     with ThreadPoolExecutor(max(1, len(steps))) as pool:
         errors = [future.exception() for future in [pool.submit(step) for step in steps]]
     failed = [error for error in errors if error is not None]
-    unexpected = [error for error in failed if not isinstance(error, Unavailable)]
-    if unexpected or len(failed) == 1:
-        raise [*unexpected, *failed][0]
-    if failed:
-        raise Unavailable("\n\n".join(map(str, failed)), "What came up stays up.")
+    told = [explained(error) or error for error in failed]
+    for error in told:
+        if len(told) == 1 or not isinstance(error, MergeQueueError):
+            raise error
+    if told:
+        raise Unavailable("\n\n".join(map(str, told)), "What came up stays up.")
 
 
 @contextmanager

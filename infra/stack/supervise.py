@@ -23,6 +23,7 @@ from infra.errors import Unavailable
 from infra.settings import state_file
 from infra.stack.files import private_folder, write_private
 from infra.stack.state import is_free
+from infra.warm.environment import without_secrets
 
 # Seconds by which two readings of one process's start time may differ, when the clock is corrected.
 SAME_START = 2.0
@@ -45,6 +46,8 @@ class Part:
     command: tuple[str, ...]
     is_healthy: Callable[[], bool] = field(repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    inherits: tuple[str, ...] = ()
+    """Patterns of variables that it gets from who starts it, beside those that are no secret."""
     start_timeout: float = 300.0
     """Seconds to wait for an answer. They are many, because they only decide when to give up."""
 
@@ -193,7 +196,11 @@ class Supervisor:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # A folder named `tasks` where the command is called must not be imported as ours.
-                env={**os.environ, "PYTHONSAFEPATH": "1", **part.environment},
+                env={
+                    **without_secrets(os.environ, part.inherits),
+                    "PYTHONSAFEPATH": "1",
+                    **part.environment,
+                },
                 start_new_session=True,
             )
         _children.append(child)

@@ -5,8 +5,11 @@ Large files go through boto3's transfer manager: parallel ranged GETs and multip
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +45,7 @@ def s3_client(settings: Settings, **options: Any) -> Any:
     session = boto3.Session(botocore_session=botocore.session.Session(without_profile))
     lazy = "when_required" if settings.s3_checksum == "none" else None
     config: dict[str, Any] = {
-        "retries": {"max_attempts": 5, "mode": "standard"},
+        "retries": {"total_max_attempts": 3, "mode": "standard"},
         "max_pool_connections": 16,
         "request_checksum_calculation": lazy,
         "response_checksum_validation": lazy,
@@ -129,6 +132,27 @@ class S3Store:
                 )
             self._proved.add(folder)
 
+    def clock(self, uri: S3Uri) -> datetime:
+        """What time it is on the server; any place in it that may be listed will do."""
+        with self._asking_for(uri):
+            answer = self._client.list_objects_v2(Bucket=uri.bucket, Prefix=uri.key, MaxKeys=1)
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+    def refuses_damage(self, uri: S3Uri) -> bool:
+        """Whether the server refuses bytes that are not those of their checksum; leaves none there."""
+        name = self._checked["ChecksumAlgorithm"]
+        sent = {"SHA256": bytes(32), "CRC32": bytes(4)}[name]
+        wrong = {f"Checksum{name}": base64.b64encode(sent).decode()}
+        with self._asking_for(uri):
+            try:
+                self._client.put_object(Bucket=uri.bucket, Key=uri.key, Body=b"damaged", **wrong)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 400:
+                    raise
+                return True
+        self.delete(uri)
+        return False
+
     def _create(self, uri: S3Uri, data: bytes) -> bool:
         """Whether the server created the object; it did not where there is one."""
         with self._asking_for(uri):
@@ -196,7 +220,8 @@ class S3Store:
         try:
             yield
         except (ClientError, BotoCoreError, Boto3Error) as error:
-            if _code(error) in _MISSING:
+            writes = getattr(error, "operation_name", "").startswith("Put")
+            if _code(error) in _MISSING and not writes:
                 raise missing(uri) from error
             raise from_boto(self._in_words(error, uri), self._server, str(uri)) from error
 

@@ -95,7 +95,7 @@ def test_only_the_embedded_server_is_started_with_up():
         (401, Barred, "does not let us in .* Set SUPERMERGE_PREFECT_AUTH to what it knows"),
         (403, Unreadable, "answered 403 .* Give that right"),
         (404, Unreadable, "answered 404"),
-        (302, Unavailable, "answers, but not as Prefect does"),
+        (302, Unavailable, "What answers at https://prefect.example.org/api is not Prefect"),
         (429, Unavailable, "answered 429 .* Try again"),
         (503, Unavailable, "answered 503 .* Try again"),
     ],

@@ -136,7 +136,7 @@ def test_a_run_that_ended_is_counted_once_with_its_steps(settings: Settings) -> 
     assert len(runs.ended()) == 250
 
 
-@pytest.mark.parametrize(("status", "said"), [(500, "answered 500"), (200, "answers, but not as")])
+@pytest.mark.parametrize(("status", "said"), [(500, "answered 500"), (200, "is not Prefect")])
 def test_a_prefect_that_fails_is_named(settings: Settings, status: int, said: str) -> None:
     prefect = Prefect()
     prefect.status, prefect.flows = status, [{"nothing": "useful"}]

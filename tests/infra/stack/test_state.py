@@ -57,6 +57,46 @@ def test_secrets_show_neither_in_commands_nor_in_repr(tmp_path: Path) -> None:
         assert secret.get_secret_value() not in shown
 
 
+def test_each_part_gets_the_secrets_that_it_needs_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPERMERGE_PREFECT_AUTH", "name:prefect-password")
+    state = StackState(first_port=20000, mlflow_auth=True)
+    secrets = {
+        "s3": state.s3_secret_key.get_secret_value(),
+        "webhook": state.webhook_secret.get_secret_value(),
+        "encryption": state.webhook_encryption_key.get_secret_value(),
+        "mlflow": state.mlflow_admin_password.get_secret_value(),
+        "session": state.mlflow_session_key.get_secret_value(),
+        "prefect": "prefect-password",
+    }
+    given = {
+        name: {kind for kind, secret in secrets.items() if secret in str(part.environment)}
+        for name, part in stack_parts(state, embedded_settings(state, tmp_path)).items()
+    }
+    assert given == {
+        "s3": set(),
+        "warm": set(),
+        "prefect": {"prefect"},
+        "mlflow": {"s3", "mlflow", "encryption", "session"},
+        "worker": {"s3", "mlflow", "prefect"},
+        "decider": {"s3", "mlflow", "prefect"},
+        "receiver": {"s3", "mlflow", "prefect", "webhook"},
+    }
+
+
+def test_keys_of_the_shell_go_only_to_those_who_have_no_others_for_an_s3(
+    tmp_path: Path, state: StackState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inheriting() -> set[str]:
+        parts = stack_parts(state, embedded_settings(state, tmp_path))
+        return {name for name, part in parts.items() if "AWS_*" in part.inherits}
+
+    assert inheriting() == set()
+    monkeypatch.setenv("SUPERMERGE_S3_ENDPOINT", "https://s3.eu-central-1.amazonaws.com")
+    assert inheriting() == {"mlflow", "worker", "decider", "receiver"}
+
+
 def test_every_part_listens_on_loopback_only(tmp_path: Path, state: StackState) -> None:
     for part in stack_parts(state, embedded_settings(state, tmp_path)).values():
         assert part.address.startswith(("http://127.0.0.1:", f"unix:{tmp_path}/"))

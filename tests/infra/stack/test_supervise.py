@@ -113,6 +113,19 @@ def test_a_part_that_would_start_differently_now_is_restarted(
     assert not pids(supervisor) & before
 
 
+def test_a_part_sees_nothing_of_the_shell_but_what_it_needs(
+    supervisor: Supervisor, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "hush")
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    supervisor.ensure(make_part(part.port, environment={"OWN": "1"}, inherits=("AWS_PROFILE",)))
+    record = supervisor.record_of("toy")
+    assert record is not None
+    seen = psutil.Process(record.pid).environ()
+    assert {"PATH", "OWN", "AWS_PROFILE"} <= set(seen)
+    assert "hush" not in seen.values()
+
+
 def test_a_recycled_process_id_is_left_alone(supervisor: Supervisor, part: Part) -> None:
     supervisor.ensure(part)
     record = supervisor.records / "toy.json"
