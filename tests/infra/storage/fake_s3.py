@@ -106,6 +106,7 @@ def _answer(
         found = sorted(k for k in fake.objects if k.startswith(f"/{bucket}/{prefix}"))
         items = "".join(
             f"<Contents><Key>{escape(k.removeprefix(f'/{bucket}/'))}</Key><ETag>x</ETag>"
+            "<LastModified>2026-01-01T00:00:00Z</LastModified>"
             f"<Size>{len(fake.objects[k])}</Size></Contents>"
             for k in found
         )
