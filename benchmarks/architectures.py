@@ -49,7 +49,7 @@ from merging.vectors.backbone import Backbone
 from merging.vectors.expert_set import ExpertSet
 
 CPU = torch.device("cpu")
-SECONDS = 60  # An architecture that takes longer hangs.
+SECONDS = 300  # An architecture that takes longer hangs.
 ASKED = 4  # Examples whose answers are compared.
 NEW_TOKENS = 8  # Length of the texts that generators write.
 CLOSE = 1e-4  # Largest difference that rounding makes, of the spread of the logits.

@@ -55,7 +55,25 @@ class AdapterFiles:
             InvalidInput: Unreadable files, or a kind of adapter whose task vector is not known.
         """
         config = _read_config(directory)
+        if not (directory / WEIGHTS).is_file():
+            pickle = directory / "adapter_model.bin"
+            raise InvalidInput(
+                where=str(directory),
+                expected=f"the adapter's weights in {WEIGHTS}",
+                found=f"{pickle.name}, a pickle, which is never read"
+                if pickle.exists()
+                else "none",
+                remedy="Save the adapter with PEFT's save_pretrained, which writes safetensors.",
+            )
         tensors, _ = load_tensors(directory / WEIGHTS)
+        if compiled := next((name for name in tensors if "_orig_mod." in name), None):
+            raise InvalidInput(
+                where=str(directory / WEIGHTS),
+                expected="names that PEFT finds again in a model",
+                found=f"{compiled}, the name of a compiled one",
+                remedy="Save it from the model that torch.compile was given (its `_orig_mod`), or take "
+                "`_orig_mod.` out of the names in the file.",
+            )
         # PEFT makes factors of the ranks in the configuration before it looks at those in the file.
         patterns = config.get("rank_pattern") or {}
         ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]

@@ -111,6 +111,7 @@ class Author:
                 max_new_tokens=new_tokens,
                 return_dict_in_generate=True,
                 output_scores=True,
+                tokenizer=self.processor,
             )
         tokens = out.sequences[0]
         if not self.model.config.is_encoder_decoder:

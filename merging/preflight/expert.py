@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import MODEL_MAPPING
 
 from merging.errors import InvalidInput
@@ -15,7 +16,7 @@ from merging.kinds import ModelKind
 from merging.preflight.configurations import compare_configurations
 from merging.preflight.mismatch import Mismatch
 from merging.preflight.values import check_values
-from merging.serving import TaskError, model_class
+from merging.serving import NotWhole, TaskError, model_class
 from merging.vectors.deltas import source_of
 from merging.vectors.layout import Layout
 
@@ -23,6 +24,19 @@ DEQUANTIZE = (
     "Load it with transformers, call dequantize() and save it again in the precision that it was "
     "trained in."
 )
+UNMERGED = (
+    "PEFT's layers are still in it: call merge_and_unload() and save what that gives, or register the "
+    "adapter that PEFT's own save_pretrained writes."
+)
+ONLY_THOSE = (
+    "The merged model has the base's tensors and no others: save the expert from the class that the base "
+    "has, with weights tied where the base's are, or give the family a base that has this tensor too."
+)
+TRAINED_ON = (
+    "An adapter is added to its base in full precision: take quantization_config out of the config.json "
+    "beside the adapter, where it tells of the model that it was trained on."
+)
+NAMES = "Correct id2label and label2id in config.json to what the expert was trained with."
 RENAME = (
     "If it is a {kind} after all, save it from {cls} or name that class in its config.json; the head of "
     "another class cannot be merged here."
@@ -66,7 +80,11 @@ def _classes(files: ExpertFiles, kind: ModelKind) -> Iterator[Mismatch]:
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "quantized weights")
         expected = "weights of fp32, fp16 or bf16"
-        yield Mismatch("config.quantization_config", expected, f"{method}", DEQUANTIZE)
+        remedy = TRAINED_ON if files.is_adapter else DEQUANTIZE
+        yield Mismatch("config.quantization_config", expected, f"{method}", remedy)
+    if kind.has_head and (wrong := _contradiction(files)):
+        expected = "names by the place of their logit, counted from 0, alike in both directions"
+        yield Mismatch("config.id2label", expected, wrong, NAMES)
     named = config.get("architectures") or []
     try:
         expected_class, parsed = model_class(config, kind)
@@ -80,14 +98,23 @@ def _classes(files: ExpertFiles, kind: ModelKind) -> Iterator[Mismatch]:
         yield Mismatch("config.architectures", expected_class.__name__, ", ".join(named), remedy)
 
 
+def _contradiction(files: ExpertFiles) -> str:
+    """How label names leave open which class is which; nothing if they do not."""
+    names: dict[int, str] = files.parsed.id2label or {}
+    if sorted(names) != list(range(len(names))):
+        return f"the numbers {sorted(names)[:10]}"
+    places = {name: number for number, name in names.items()}
+    for name, number in (files.config.get("label2id") or {}).items():
+        if name in places and str(places[name]) != str(number):
+            return f"{name!r:.80} as {places[name]}, and as {number} in label2id"
+    return ""
+
+
 def _headers(base: Checkpoint, expert: Checkpoint, kind: ModelKind) -> Iterator[Mismatch]:
     for name in backbone_names(expert, kind):
         theirs = expert.tensors[name]
         if name not in base.tensors:
-            # Where there are heads, it belongs to the task's own if the task model uses it.
-            if theirs.dtype.is_floating_point and not kind.has_head:
-                yield _absent(name, expert)
-            continue
+            continue  # It may be the head's own, or a copy.
         ours = base.tensors[name]
         if ours.shape != theirs.shape:
             yield Mismatch(name, f"shape {list(ours.shape)}", f"shape {list(theirs.shape)}")
@@ -100,15 +127,40 @@ def check_task_model(base: Checkpoint, files: ExpertFiles, kind: ModelKind) -> I
     head = read_head("task", files, kind)
     try:
         layout = Layout.of(base if files.is_adapter else files.checkpoint, head, kind)
-    except TaskError as error:
-        yield Mismatch("model", "a whole task model", str(error))
+    except NotWhole as error:
+        wrapped = not files.is_adapter and any(
+            ".base_layer." in n for n in files.checkpoint.tensors
+        )
+        yield Mismatch(
+            "model", "a whole task model", error.found, UNMERGED if wrapped else error.remedy
+        )
         return
     if not files.is_adapter:
-        unused = [n for n in files.checkpoint.newcomers(base) if n not in layout.whole]
-        yield from (_absent(name, files.checkpoint) for name in unused)
+        yield from _newcomers(base, files.checkpoint, layout, kind)
     source = source_of(base, files, kind)
     yield from check_values(base, source, head, layout, kind)
 
 
-def _absent(name: str, expert: Checkpoint) -> Mismatch:
-    return Mismatch(name, "no such tensor", f"shape {list(expert.tensors[name].shape)}")
+def _newcomers(
+    base: Checkpoint, expert: Checkpoint, layout: Layout, kind: ModelKind
+) -> Iterator[Mismatch]:
+    """Weights that the base does not have and that are nobody's: no head's, and no copy of tied ones."""
+    if kind.has_head:
+        strange = [name for name in expert.newcomers(base) if name not in layout.whole]
+    else:
+        new = [
+            n
+            for n, t in expert.tensors.items()
+            if t.dtype.is_floating_point and n not in base.tensors
+        ]
+        strange = [name for name in new if name in layout.whole or not _is_copy(expert, name)]
+    for name in strange:
+        found = f"one of shape {list(expert.tensors[name].shape)}, which the base does not have"
+        yield Mismatch(name, "only tensors that the base has too", found, ONLY_THOSE)
+
+
+def _is_copy(expert: Checkpoint, name: str) -> bool:
+    """Whether a checkpoint has a tensor a second time, as some are saved whose weights are tied."""
+    shape, tensor = expert.tensors[name].shape, expert.read(name)
+    others = [n for n, info in expert.tensors.items() if n != name and info.shape == shape]
+    return any(torch.equal(expert.read(other), tensor) for other in others)

@@ -27,6 +27,7 @@ ANOTHER_BASE = (
     "Register it with the family of the base that it was fine-tuned from, or fine-tune it again from this "
     "family's."
 )
+UNTRAINED = "There is nothing to merge: train some of the backbone too, or all of it."
 CHANGE_LOST = (
     "a change of one that transformers joins with others, splits or leaves out while it loads"
 )
@@ -66,7 +67,9 @@ def check_values(
             yield Mismatch(name, expected, CHANGE_LOST, LEAVE_IT)
         change += float(delta.square().sum(dtype=torch.float64))
     if whole and change == 0:
-        yield Mismatch("task vector", "a difference from the base", "zero: nothing was learned")
+        apart = "apart from its head, " if kind.has_head else ""
+        found = f"none: {apart}it is the base"
+        yield Mismatch("task vector", "a difference from the base", found, UNTRAINED)
     elif whole and change > LARGEST_CHANGE**2 * size:
         ratio = f"{(change / size) ** 0.5:.1f} times the base" if size else "a base of zeros"
         yield Mismatch("task vector", f"at most {LARGEST_CHANGE:g} times the base", ratio)

@@ -45,6 +45,24 @@ class TaskError(ValueError):
     """A request that this model cannot answer, or files that are not what was promoted."""
 
 
+class NotWhole(TaskError):
+    """A task model that lacks tensors, or has them in other shapes than its configuration makes.
+
+    Attributes:
+        found: Which.
+        remedy: What to do, as a sentence.
+    """
+
+    def __init__(self, cls: str, wrong: Mapping[str, str]) -> None:
+        more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        self.found = f"{cls} without {', '.join(list(wrong.values())[:NAMED])}{more}"
+        self.remedy = (
+            "Save the whole task model with save_pretrained, so that config.json (with a name in id2label "
+            "for each label) and weights come from one model."
+        )
+        super().__init__(f"Expected a whole task model, found {self.found}. {self.remedy}")
+
+
 def parse_config(config: Mapping[str, Any]) -> PretrainedConfig:
     """What transformers makes of a config.json, defaults filled in; it decodes what JSON cannot say."""
     values = {key: value for key, value in config.items() if key != "auto_map"}  # code
@@ -111,13 +129,7 @@ def assemble(
     """
     model, wrong = load_model(config, kind, tensors)
     if wrong:
-        named = ", ".join(list(wrong.values())[:NAMED])
-        more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise TaskError(
-            f"{type(model).__name__}: expected every tensor of the model in its shape, found "
-            f"{named}{more} missing or misshapen. Save base, expert and head from one model; "
-            "an architecture whose tensors transformers renames while it loads them cannot be merged."
-        )
+        raise NotWhole(type(model).__name__, wrong)
     if model.can_generate():
         with quiet_transformers():
             model.generation_config = greedy_settings(config, generation)
@@ -151,7 +163,9 @@ def load_model(
             ignore_mismatched_sizes=True,
         )
     wrong = {key: key for key in sorted(info["missing_keys"])}
-    return model, wrong | {key[0]: str(key) for key in sorted(info["mismatched_keys"], key=str)}
+    for name, ours, needed in sorted(info["mismatched_keys"], key=str):
+        wrong[name] = f"{name} of shape {list(needed)} (it has {list(ours)})"
+    return model, wrong
 
 
 class _NothingPadded(TorchFunctionMode):

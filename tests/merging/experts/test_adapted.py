@@ -357,6 +357,10 @@ def rename(folder: Path, old: str, new: str | None) -> None:
     save_file(kept, path, metadata={"format": "pt"})
 
 
+def rename_weights(folder: Path, name: str) -> None:
+    (folder / "adapter_model.safetensors").rename(folder / name)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -372,6 +376,8 @@ def rename(folder: Path, old: str, new: str | None) -> None:
         (lambda f: changed_config(f, target_modules=["nothing"]), "PEFT can put on the base"),
         (lambda f: changed_config(f, megatron_config={"a": 1}), "megatron_config={'a': 1}"),
         (lambda f: changed_config(f, a_later_variant=True), "a_later_variant=True"),
+        (lambda f: rename(f, "model.model.", "model._orig_mod.model."), "torch.compile was given"),
+        (lambda f: rename_weights(f, "adapter_model.bin"), "a pickle, which is never read"),
         (lambda f: (f / "adapter_config.json").write_text("[]"), "found []"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "adapter_config.json"),
     ],

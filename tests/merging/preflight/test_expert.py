@@ -126,7 +126,8 @@ def test_a_task_vector_of_zero_is_refused(
     change_tensor(expert, lambda t: t.update({f"bert.{n}": v for n, v in base.items()}))
     (mismatch,) = check(text_base, expert)
     assert mismatch.tensor == "task vector"
-    assert "zero" in mismatch.found
+    assert "apart from its head" in mismatch.found
+    assert "train some of the backbone" in mismatch.remedy
 
 
 def test_a_pickle_is_refused(

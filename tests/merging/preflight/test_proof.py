@@ -219,6 +219,62 @@ def test_generators_that_transformers_ties_renames_or_files_elsewhere_are_exact(
     assert look(base, expert, WRITERS) == ()
 
 
+def label_names(*names: str, **places: int) -> Callable[[Path], None]:
+    numbered = {str(number): name for number, name in enumerate(names)}
+    return lambda folder: change_json(folder / "config.json", id2label=numbered, label2id=places)
+
+
+def from_one(folder: Path) -> None:
+    names = {str(number): f"class-{number - 1}" for number in (1, 2, 3)}
+    change_json(folder / "config.json", id2label=names, label2id={})
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "words"),
+    [
+        (from_one, "config.id2label", "the numbers [1, 2, 3]"),
+        (label_names("b", "a", "c", a=0, b=1), "config.id2label", "'a' as 1, and as 0 in label2id"),
+        (label_names("a", "b"), "model", "classifier.weight of shape [2, 16] (it has [3, 16])"),
+    ],
+)
+def test_label_names_that_contradict_each_other_or_the_head_are_refused(
+    text_base: Path, expert: Path, change: Callable[[Path], None], where: str, words: str
+) -> None:
+    change(expert)
+    found = look(text_base, expert)
+    assert found[0].tensor == where, found
+    assert words in found[0].found
+    assert found[0].remedy
+
+
+def test_weights_that_still_hold_the_layers_of_peft_are_called_so(
+    text_base: Path, expert: Path
+) -> None:
+    tensors = load_file(expert / "model.safetensors")
+    wrapped = {name.replace(".query.", ".query.base_layer."): t for name, t in tensors.items()}
+    save_file(wrapped, expert / "model.safetensors", {"format": "pt"})
+    (mismatch,) = look(text_base, expert)
+    assert "merge_and_unload" in mismatch.remedy
+
+
+@pytest.mark.parametrize("moved_by", [0.0, 0.1])
+def test_a_tied_weight_that_is_saved_twice_is_taken_if_it_is_the_same(
+    tmp_path: Path, moved_by: float
+) -> None:
+    base, expert = tmp_path / "base", tmp_path / "expert"
+    torch.manual_seed(0)
+    model = BartForConditionalGeneration(bart_config(16))
+    model.save_pretrained(base)
+    write_tokenizer(base, WORDS)
+    save_expert(moved(model, 0), expert, generation_table(0))
+    tensors = load_file(expert / "model.safetensors")
+    again = {"lm_head.weight": tensors["model.shared.weight"].clone() + moved_by}
+    save_file({**tensors, **again}, expert / "model.safetensors", {"format": "pt"})
+    found = look(base, expert, WRITERS)
+    assert [m.tensor for m in found] == (["lm_head.weight"] if moved_by else [])
+    assert all("tied" in m.remedy for m in found)
+
+
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("model_type", ["modernbert", "llama", "qwen2", "mistral"])
 def test_a_tagger_is_no_classifier(tmp_path: Path, model_type: str, named: bool) -> None:
