@@ -5,17 +5,25 @@ supermerge audit demo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from prefect import flow, get_run_logger
 
 from infra.notify import Notice
 from infra.queue import MergeQueue
+from infra.storage.cache import Cache
 from infra.storage.promotions import Promotion
 from merging.errors import MergeQueueError
-from tasks.audit import check_mirror, check_rebuild, check_scores
+from tasks.audit import check_log, check_mirror, check_rebuild, check_scores
 from tasks.find import find_deployed
 from tasks.notify import notify
 from tasks.promote import check_health
 from tasks.pull import pull_base, pull_champion
+from tasks.retry import is_transient
 
 
 class AuditFailed(MergeQueueError):
@@ -67,19 +75,40 @@ def audit(family: str) -> tuple[str, ...]:
         "it answers as it did when it was judged",
         "rebuilding it from base, experts and coefficients gives the same bytes",
         "its scores are those of the decision",
-        "aliases and tags agree with the promotion log",
+        "aliases and tags in MLflow are those that the queue wrote",
+        f"the log is whole from promotion 1 to {newest.sequence}, and all that it names is there",
     )
 
 
 def differences(queue: MergeQueue, newest: Promotion) -> tuple[str, ...]:
     """What differs from what was decided, in words."""
-    findings = list(check_mirror(queue, newest))
-    try:
-        check_health(queue, newest.model)
-        base = pull_base(queue)
-        deployed = pull_champion(queue, base, newest)
+    findings: list[str] = []
+    with collecting(findings):
+        findings += check_log(queue)
+    with collecting(findings):
+        findings += check_mirror(queue, newest)
+    with collecting(findings), past_the_cache(queue) as fresh:
+        check_health(fresh, newest.model)
+        base = pull_base(fresh)
+        deployed = pull_champion(fresh, base, newest)
         findings += check_rebuild(base, deployed)
-        findings += check_scores(queue, deployed)
-    except MergeQueueError as error:
+        findings += check_scores(fresh, deployed)
+    return tuple(dict.fromkeys(findings))
+
+
+@contextmanager
+def collecting(findings: list[str]) -> Iterator[None]:
+    """What cannot be checked is a finding too, and keeps nothing else from being checked."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, MergeQueueError) and not is_transient(error):
+            raise
         findings.append(str(error))
-    return tuple(findings)
+
+
+@contextmanager
+def past_the_cache(queue: MergeQueue) -> Iterator[MergeQueue]:
+    """The queue with an empty cache, so that all bytes come from the object store."""
+    with TemporaryDirectory(dir=queue.settings.cache_dir) as folder:
+        yield replace(queue, cache=Cache(Path(folder), queue.store))

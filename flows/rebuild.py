@@ -9,15 +9,15 @@ from prefect import flow, get_run_logger
 
 from infra.queue import MergeQueue
 from tasks.mirror import repair_mirror
-from tasks.rebuild import find_lost, remake
+from tasks.rebuild import find_changed, find_lost, remake, restore
 
 
 @flow(name="rebuild", flow_run_name="rebuild {family}", persist_result=False)
 def rebuild(family: str) -> tuple[str, ...]:
     """Makes experts, merged versions, their reports, tags and aliases again, from the bucket alone.
 
-    What MLflow still has is left as it is, so it may be run again at any time, also after it was
-    killed. What nobody had looked at yet when MLflow was lost is not in the bucket.
+    What MLflow still has keeps its number, and what people wrote on it; so it may be run again at any
+    time, also after it was killed. What nobody had looked at yet when MLflow was lost is not in the bucket.
 
     Args:
         family: Name of the family.
@@ -30,5 +30,8 @@ def rebuild(family: str) -> tuple[str, ...]:
     for page in find_lost(queue):
         made.append(remake(queue, page))
         get_run_logger().info("made again: %s", made[-1])
+    for page, changes in find_changed(queue):
+        made.append(restore(queue, page, changes))
+        get_run_logger().info("written again: %s", made[-1])
     repair_mirror(queue)
     return tuple(made)

@@ -15,7 +15,7 @@ from prefect import get_run_logger, task
 from infra.errors import Corrupt, Unreadable
 from infra.queue import MergeQueue
 from infra.registry.runs import RunRecord
-from infra.registry.tags import CandidateTags, ExpertTags
+from infra.registry.tags import APPROVAL, REASON, STATUS, CandidateTags, ExpertTags
 from infra.report.summary import gate_metrics, markdown_summary
 from infra.storage.attempts import Decided
 from infra.storage.manifest import Manifest, MergedExpert, download_part
@@ -29,6 +29,10 @@ from tasks.record import flat
 from tasks.register import candidate_tags
 from tasks.retry import SIDE_EFFECT
 
+_PEOPLES = {
+    *(APPROVAL, "merge.decided", "merge.decided-by", "merge.review-reason", "merge.review"),
+}
+_ON_ITS_WAY = ("waiting", "merging")
 _HELD = (
     "MLflow was made again, and it is not in the deployed model. To merge it: supermerge release"
 )
@@ -37,16 +41,74 @@ _HELD = (
 @task(**SIDE_EFFECT)
 def find_lost(queue: MergeQueue) -> tuple[Page, ...]:
     """The experts, and then the merged versions, that MLflow lacks, by name and number."""
+    there = _in_mlflow(queue)
+    lost = [page for page in on_record(queue) if _find(page, there) is None]
+    # A run that starts meanwhile takes an expert for deleted only where the deployed version is there.
+    return tuple(sorted(lost, key=lambda p: (p.name == queue.name, p.name, p.version)))
+
+
+@task(**SIDE_EFFECT)
+def find_changed(queue: MergeQueue) -> tuple[tuple[Page, dict[str, str | None]], ...]:
+    """The pages in MLflow with other tags than the queue wrote there, and what it wrote.
+
+    What people write is left alone, and so is an expert that waits or is being merged.
+    """
+    there = _in_mlflow(queue)
+    found = []
+    for page in on_record(queue):
+        present = _find(page, there)
+        if present is None or present.tags.get(STATUS) in _ON_ITS_WAY:
+            continue
+        names = {name for name in {*page.tags, *present.tags} if not _is_a_persons(name)}
+        changes = {n: page.tags.get(n) for n in names if page.tags.get(n) != present.tags.get(n)}
+        if changes:
+            found.append((present, dict(sorted(changes.items()))))
+    return tuple(found)
+
+
+@task(**SIDE_EFFECT)
+def restore(queue: MergeQueue, page: Page, changes: dict[str, str | None]) -> str:
+    """Writes again what the queue had written on a page; says on which."""
+    queue.registry.restore(page, changes)
+    return f"{', '.join(changes)} of {page.name}/{page.version}"
+
+
+def on_record(queue: MergeQueue) -> list[Page]:
+    """Every page as it has to be: as it was kept and, where the promotion log says more, as that says."""
     kept = {(page.name, page.version, page.source): page for page in queue.pages.all()}
     known = {(page.name, page.source) for page in kept.values()}
     for page in _named_by_the_log(queue):
+        key = (page.name, page.version, page.source)
         if (page.name, page.source) not in known:
-            kept.setdefault((page.name, page.version, page.source), page)
-    there = [v.page for v in queue.registry.merged.of(queue.name)]
-    there += [e.page for e in queue.registry.experts.of(queue.name)]
-    lost = [page for page in kept.values() if not _is_there(page, there)]
-    # A run that starts meanwhile takes an expert for deleted only where the deployed version is there.
-    return tuple(sorted(lost, key=lambda p: (p.name == queue.name, p.name, p.version)))
+            kept.setdefault(key, page)
+        elif page.name == queue.name:
+            own = kept.get(key) or max(
+                (p for p in kept.values() if (p.name, p.source) == (page.name, page.source)),
+                key=lambda p: p.version,
+            )
+            by_log = {name: page.tags[name] for name in (STATUS, REASON)}
+            kept[own.name, own.version, own.source] = own.model_copy(
+                update={"tags": {**own.tags, **by_log}}
+            )
+    return list(kept.values())
+
+
+def _in_mlflow(queue: MergeQueue) -> list[Page]:
+    pages = [version.page for version in queue.registry.merged.of(queue.name)]
+    return pages + [expert.page for expert in queue.registry.experts.of(queue.name)]
+
+
+def _find(page: Page, there: Sequence[Page]) -> Page | None:
+    """The page in MLflow, under another number where its own had been given to something else."""
+    same = [p for p in there if (p.name, p.source) == (page.name, page.source)]
+    numbers = {p.version for p in there if p.name == page.name}
+    own = [p for p in same if p.version == page.version]
+    others = same if page.version in numbers else []
+    return next(reversed(own or others), None)
+
+
+def _is_a_persons(tag: str) -> bool:
+    return tag in _PEOPLES or tag.startswith("merge.withdraw")
 
 
 @task(**SIDE_EFFECT)
@@ -63,13 +125,6 @@ def remake(queue: MergeQueue, page: Page) -> str:
     else:
         description = markdown_summary(report, queue.registry.runs.page(run_id))
     return f"version {queue.registry.merged.remake(page, run_id, description).version}"
-
-
-def _is_there(page: Page, there: Sequence[Page]) -> bool:
-    """Whether MLflow has a page, or had to give it another number because its own was taken."""
-    same = {p.version for p in there if (p.name, p.source) == (page.name, page.source)}
-    numbers = {p.version for p in there if p.name == page.name}
-    return page.version in same or (page.version in numbers and bool(same))
 
 
 def _named_by_the_log(queue: MergeQueue) -> Iterator[Page]:

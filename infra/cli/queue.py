@@ -103,7 +103,8 @@ def rebuild(family: Family) -> None:
         made = run(family)
     for name in made:
         console.print(f"Made again: {name}")
-    console.print(f"{len(made) or 'Nothing'} of {family} was missing in MLflow.")
+    if not made:
+        console.print(f"MLflow has all that there is of {family}.")
 
 
 def freeze(family: Family, reason: Reason = "") -> None:

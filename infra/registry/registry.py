@@ -6,19 +6,21 @@ validated before it is used.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from infra.registry.experts import Experts
 from infra.registry.merged import MergedVersions
 from infra.registry.rest import RestClient
 from infra.registry.runs import Runs
+from infra.registry.versions import write_tags
 from infra.storage.store import S3Uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from infra.settings import Settings
-    from infra.storage.pages import Pages
+    from infra.storage.pages import Page, Pages
 
 
 class Registry:
@@ -54,6 +56,10 @@ class Registry:
         """The MLflow of the settings: a server, or a database in this process."""
         root = settings.mlflow_artifact_root
         return cls(_client(settings), S3Uri.parse(root) if root else None, pages)
+
+    def restore(self, page: Page, changes: Mapping[str, str | None]) -> None:
+        """Writes on a page what the queue had written there; None removes a tag."""
+        write_tags(self.client, page, changes)
 
 
 def _client(settings: Settings) -> MlflowClient:

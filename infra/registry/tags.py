@@ -22,6 +22,7 @@ from pydantic import (
 FAMILY = "merge.family"
 WITHDRAW = "merge.withdraw"
 STATUS = "merge.status"
+REASON = "merge.reason"
 APPROVAL = "approval_status"
 REVIEW_REASON = "merge.review-reason"
 VALIDATION = "validation_status"
@@ -118,7 +119,7 @@ class ExpertTags(Tags):
     family: str = Field("", alias=FAMILY)
     task: str = Field("", alias="merge.task")
     digest: str = Field("", alias="merge.digest")
-    reason: str = Field("", alias="merge.reason")
+    reason: str = Field("", alias=REASON)
     report: str = Field("", alias="merge.report")
     releases: int | None = Field(None, alias="merge.releases", ge=0)
     withdrawn_by: str = Field("", alias="merge.withdrawn-by")
@@ -178,7 +179,7 @@ class CandidateTags(Tags):
     decided_by: str = Field("", alias="merge.decided-by")
     review_reason: str = Field("", alias=REVIEW_REASON)
     review: str = Field("", alias="merge.review")
-    reason: str = Field("", alias="merge.reason")
+    reason: str = Field("", alias=REASON)
     status: Annotated[MergedStatus | None, Lowered] = Field(None, alias=STATUS)
     approval: Annotated[Approval | None, Lowered] = Field(None, alias=APPROVAL)
 

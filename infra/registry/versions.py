@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -104,6 +104,11 @@ def retag(
     if changes and pages is not None:
         with _left_to_a_run(version):
             pages.change(version, changes)
+    write_tags(client, version, changes)
+
+
+def write_tags(client: MlflowClient, version: Page, changes: Mapping[str, str | None]) -> None:
+    """Sets tags of a version, or removes those whose value is None."""
     for tag, value in changes.items():
         if value is None:
             client.delete_model_version_tag(version.name, str(version.version), tag)
