@@ -137,13 +137,15 @@ def _named_by_the_log(queue: MergeQueue) -> Iterator[Page]:
         tags = CandidateTags(manifest_sha256=entry.manifest_sha256)
         try:
             manifest = _manifest(queue, entry.model)
-            arrived, _ = compare_with_built_on(queue, entry.model)
+            arrived, left = compare_with_built_on(queue, entry.model)
             report = queue.attempts.report(entry.model)
         except (Corrupt, Unreadable) as error:
             get_run_logger().warning("version %d: %s", entry.version, error)
         else:
             tasks = [record.task for record in arrived]
             tags = candidate_tags(manifest, report, tasks, entry.manifest_sha256, entry.run_id)
+            withdrawn = tuple(record.ref for record in left)
+            tags = tags.model_copy(update={"withdrawn": withdrawn})
             held |= dict.fromkeys(manifest.experts, entry)
             merged = manifest.experts if entry.model == entries[-1].model else merged
         status, reason = standing(entry.model, entries)
