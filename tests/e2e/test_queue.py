@@ -10,6 +10,7 @@ import pytest
 
 from infra.events.metrics import Metrics
 from tests.e2e import tiny
+from tests.e2e.leaks import leaks
 
 pytestmark = pytest.mark.e2e
 
@@ -40,8 +41,18 @@ def ask(queue, task):
     return [answer["scores"] for answer in model.predict({"task": task, "inputs": texts})]
 
 
-def test_an_expert_registered_through_mlflow_alone_is_promoted(served_queue, expert, land):
-    queue = served_queue
+def test_an_expert_registered_through_mlflow_alone_is_promoted_and_leaves_no_secret_anywhere(
+    stack, new_queue, serve, expert, land
+):
+    queue, token = new_queue(served=True), "of-a-chat-9f3a51c07e"
+    with (stack.families_dir / f"{queue.name}.yaml").open("a") as file:
+        file.write(f"notify: [{{webhook: 'http://127.0.0.1:9/hooks/{token}'}}]\n")
+    with serve(queue):
+        is_promoted(queue, expert, land)
+    assert leaks(stack, token) == []
+
+
+def is_promoted(queue, expert, land):
     metrics = Metrics(queue.settings)
     landed = land(queue, "weather", expert("weather"))
 
