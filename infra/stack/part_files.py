@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from infra.settings import Settings
+from pydantic import SecretStr
+
+from infra.settings import CODE, Settings
 from infra.stack.files import private_folder, write_private
 from infra.stack.state import StackState
 
 ADMIN = "admin"
 """Name of MLflow's administrator."""
+POLICIES = CODE / "infra" / "policies"
+"""What each part may do in S3, as AWS takes it."""
 
 
 def identities_file(settings: Settings) -> Path:
@@ -39,9 +43,20 @@ def write_part_files(state: StackState, settings: Settings) -> None:
 
 
 def _identities(state: StackState) -> dict[str, object]:
-    keys = {
-        "accessKey": state.s3_access_key,
-        "secretKey": state.s3_secret_key.get_secret_value(),
-    }
+    ours = _keys(state.s3_access_key, state.s3_secret_key)
+    receivers = _keys(state.s3_receiver_key, state.s3_receiver_secret)
+    policy = (POLICIES / "receiver.json").read_text()
+    for placeholder in ("BUCKET", "FAMILY"):  # Families of the embedded stack may come any time.
+        policy = policy.replace(placeholder, "*")
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    return {"identities": [{"name": "supermerge", "credentials": [keys], "actions": actions}]}
+    return {
+        "identities": [
+            {"name": "supermerge", "credentials": [ours], "actions": actions},
+            {"name": "receiver", "credentials": [receivers], "policyNames": ["receiver"]},
+        ],
+        "policies": [{"name": "receiver", "content": policy}],
+    }
+
+
+def _keys(access: str, secret: SecretStr) -> dict[str, str]:
+    return {"accessKey": access, "secretKey": secret.get_secret_value()}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
 from infra.errors import Unavailable
 from infra.settings import CLIENT_DEFAULTS, Settings, is_given
@@ -259,14 +260,18 @@ def flow_run_command(settings: Settings) -> str:
 
 
 def receiver(state: StackState, settings: Settings) -> Part:
-    """Turns MLflow's webhooks into Prefect events."""
+    """Turns MLflow's webhooks into Prefect events, and has a key to S3 that reads logs only."""
+    own = settings
+    if not is_given("s3_endpoint"):
+        access, secret = SecretStr(state.s3_receiver_key), state.s3_receiver_secret
+        own = settings.model_copy(update={"s3_access_key": access, "s3_secret_key": secret})
     address = f"http://{HOST}:{state.receiver_port}"
     return Part(
         name="receiver",
         title="Webhook receiver",
         address=address,
         command=(*PYTHON, "infra.events.serve", HOST, str(state.receiver_port)),
-        environment=settings.variables(),
+        environment=own.variables(),
         inherits=_of_s3(settings),
         is_healthy=_answers(f"{address}/health"),
     )

@@ -38,6 +38,9 @@ class StackState(BaseModel):
     mlflow_auth: bool = False
     s3_access_key: str = Field(default_factory=lambda: secrets.token_hex(10))
     s3_secret_key: SecretStr = Field(default_factory=_secret)
+    s3_receiver_key: str = Field(default_factory=lambda: secrets.token_hex(10))
+    """Opens what the receiver may read, since others than we can send it something."""
+    s3_receiver_secret: SecretStr = Field(default_factory=_secret)
     webhook_secret: SecretStr = Field(default_factory=_secret)
     webhook_encryption_key: SecretStr = Field(default_factory=_fernet_key)
     """MLflow encrypts webhook secrets with it; with another one every delivery stops silently."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -16,25 +16,31 @@ from pydantic import SecretStr
 from infra.settings import Settings, state_file
 from infra.stack import stack_status
 from infra.stack.part_files import identities_file
-from infra.stack.state import StackState, read_state
+from infra.stack.state import read_state
 from infra.storage.s3 import s3_client
 
 
-def leaks(settings: Settings, *further: str) -> list[str]:
-    """Where the secrets of a stack, or further ones, stand in clear or in some encoding.
-
-    The two files are left out that are there to keep them.
-    """
+def secrets_of(settings: Settings) -> dict[str, str]:
+    """Every secret of a stack, by name."""
     state = read_state(settings.state_dir)
     assert state is not None
-    wanted = {form: name for name, secret in _secrets(state, *further) for form in forms(secret)}
+    kept = {name: value for name, value in state if isinstance(value, SecretStr)}
+    return {name: value.get_secret_value() for name, value in kept.items()}
+
+
+def find(settings: Settings, wanted: Mapping[str, str]) -> dict[str, list[str]]:
+    """Where each of these texts stands in clear or in some encoding.
+
+    The two files are left out that are there to keep secrets.
+    """
+    found: dict[str, list[str]] = {name: [] for name in wanted}
     kept = {state_file(settings.state_dir), identities_file(settings)}
-    return [
-        f"{name} in {where}"
-        for where, content in _everything(settings, kept)
-        for form, name in wanted.items()
-        if form in content
-    ]
+    written = {name: forms(text) for name, text in wanted.items()}
+    for where, content in _everything(settings, kept):
+        for name, ways in written.items():
+            if any(way in content for way in ways):
+                found[name].append(where)
+    return found
 
 
 def forms(secret: str) -> set[bytes]:
@@ -42,14 +48,6 @@ def forms(secret: str) -> set[bytes]:
     plain = secret.encode()
     encoded = {base64.b64encode(bytes(skip) + plain)[4 if skip else 0 : -4] for skip in range(3)}
     return {plain, quote(secret, safe="").encode(), plain.hex().encode(), *encoded}
-
-
-def _secrets(state: StackState, *further: str) -> Iterator[tuple[str, str]]:
-    for name, value in state:
-        if isinstance(value, SecretStr):
-            yield name, value.get_secret_value()
-    for number, secret in enumerate(further, start=1):
-        yield f"further secret {number}", secret
 
 
 def _everything(settings: Settings, kept: set[Path]) -> Iterator[tuple[str, bytes]]:
