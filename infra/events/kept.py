@@ -39,8 +39,10 @@ class Kept(Generic[T]):
         """The answer."""
         if self._asking is None and time.monotonic() >= self._next:
             self._asking = asyncio.create_task(self._ask())
-        if self._asking is not None:
-            await asyncio.wait({self._asking}, timeout=self._patience)
+        if (asking := self._asking) is not None:
+            await asyncio.wait({asking}, timeout=self._patience)
+            if asking.done():
+                asking.result()  # Raises what went wrong in it.
         return self._known
 
     async def _ask(self) -> None:
