@@ -64,6 +64,7 @@ def test_each_part_gets_the_secrets_that_it_needs_and_no_others(
     state = StackState(first_port=20000, mlflow_auth=True)
     secrets = {
         "s3": state.s3_secret_key.get_secret_value(),
+        "s3, logs only": state.s3_receiver_secret.get_secret_value(),
         "webhook": state.webhook_secret.get_secret_value(),
         "encryption": state.webhook_encryption_key.get_secret_value(),
         "mlflow": state.mlflow_admin_password.get_secret_value(),
@@ -81,7 +82,7 @@ def test_each_part_gets_the_secrets_that_it_needs_and_no_others(
         "mlflow": {"s3", "mlflow", "encryption", "session"},
         "worker": {"s3", "mlflow", "prefect"},
         "decider": {"s3", "mlflow", "prefect"},
-        "receiver": {"s3", "mlflow", "prefect", "webhook"},
+        "receiver": {"s3, logs only", "mlflow", "prefect", "webhook"},
     }
 
 
