@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,19 +36,28 @@ def measure_peak(form: str, experts: int, base: Path, work: Path) -> None:
     bench.vectors(experts)  # their file is written before the count begins
     warm = torch.nn.Linear(64, 64)
     warm(torch.randn(8, 64)).sum().backward()  # libraries load before the count begins
+
+    def run() -> None:
+        tasks = TASKS if form == "streamed" else 1
+        models = bench.models(tasks)
+        if form == "streamed":
+            merge = bench.merge(models, experts)
+            for _ in range(3):
+                bench.step(models, merge, tasks)
+        else:
+            vectors = bench.vectors(experts)
+            for _ in range(2):
+                autograd_step(bench, models, vectors, form)
+
+    print(json.dumps({"peak": peak_above(run)[1]}))
+
+
+def peak_above(run: Callable[[], Any]) -> tuple[Any, int]:
+    """What a function gives, and the peak of resident memory above what was there before it."""
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmHWM")
-    tasks = TASKS if form == "streamed" else 1
-    models = bench.models(tasks)
-    if form == "streamed":
-        merge = bench.merge(models, experts)
-        for _ in range(3):
-            bench.step(models, merge, tasks)
-    else:
-        vectors = bench.vectors(experts)
-        for _ in range(2):
-            autograd_step(bench, models, vectors, form)
-    print(json.dumps({"peak": _status("VmHWM") - before}))
+    given = run()
+    return given, _status("VmHWM") - before
 
 
 def _status(key: str) -> int:

@@ -32,6 +32,10 @@ UNDERSTOOD = frozenset(
 # out of them, so that such an adapter belongs to another base.
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 MERGE_IT = "Merge the adapter into its model with PEFT (`merge_and_unload`) and register the full checkpoint."
+NO_WEIGHTS = (
+    "There is no change of the base's own weights in it that could be merged (it adds to what the model "
+    "reads, depends on the input, or repeats layers): train a LoRA or IA3 adapter, or a full checkpoint."
+)
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,18 @@ def _read_config(directory: Path) -> dict[str, Any]:
             where=str(directory / CONFIG),
             expected="an adapter of kind LORA or IA3 that adds to its base, or scales it",
             found=" ".join(not_understood),
-            remedy=MERGE_IT,
+            remedy=MERGE_IT if _changes_weights(config) else NO_WEIGHTS,
         )
     return config
+
+
+def _changes_weights(config: Mapping[str, Any]) -> bool:
+    """Whether PEFT can merge this kind of adapter into the base's weights, where it is known at all."""
+    from peft import PEFT_TYPE_TO_TUNER_MAPPING
+
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(str(config.get("peft_type")))
+    shapes = config.get("alora_invocation_tokens") or config.get("layer_replication")
+    return not shapes and (tuner is None or hasattr(tuner, "merge_and_unload"))
 
 
 def _not_understood(config: Mapping[str, Any]) -> Iterator[str]:

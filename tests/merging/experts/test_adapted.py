@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from peft import IA3Config, LoraConfig, PeftModel, VeraConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -291,6 +299,25 @@ def test_what_is_no_change_of_the_bases_tensors_is_refused(name: str, tmp_path: 
         our_logits(case, base, folder)
     assert words in str(refusal.value)
     assert "ine-tune it again" not in str(refusal.value)
+
+
+UNMERGEABLE = {
+    "prompts": lambda: PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+    "prefixes": lambda: PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+    "layers twice": lora("q_proj", layer_replication=[(0, 2), (1, 2)]),
+}
+
+
+@pytest.mark.parametrize("name", UNMERGEABLE)
+def test_who_has_nothing_that_could_be_merged_is_not_told_to_merge_it(
+    name: str, tmp_path: Path
+) -> None:
+    case = of_llama(UNMERGEABLE[name])
+    base, folder = write(case, tmp_path)
+    with pytest.raises(InvalidInput) as refusal:
+        our_logits(case, base, folder)
+    assert "merge_and_unload" not in refusal.value.remedy
+    assert "LoRA or IA3" in refusal.value.remedy
 
 
 @pytest.mark.parametrize(
