@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from prefect import flow, get_run_logger
 
+from infra.faults import in_words
 from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.storage.cache import Cache
@@ -41,6 +42,7 @@ class AuditFailed(MergeQueueError):
 
 
 @flow(name="audit", flow_run_name="audit {family}", persist_result=False)
+@in_words()
 def audit(family: str) -> tuple[str, ...]:
     """Re-hashes, rebuilds and re-scores the champion; compares log, aliases and tags.
 

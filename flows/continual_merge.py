@@ -13,6 +13,7 @@ from prefect import flow, get_run_logger
 from flows.delivery import Outcome, Overtaken
 from flows.promote import act_on_review
 from infra.errors import Conflict
+from infra.faults import in_words
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
 from tasks.find import find_reviewed_candidates, find_waiting_experts
@@ -23,6 +24,7 @@ _TRIES = 3  # How often a run starts over where somebody else changed the deploy
 
 
 @flow(name="continual-merge", flow_run_name="continual-merge {family}", persist_result=False)
+@in_words()
 def continual_merge(family: str) -> tuple[Outcome, ...]:
     """Merges every waiting expert of a family into the deployed model, and takes out what people want out.
 

@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 
 from prefect import flow, get_run_logger
 
+from infra.faults import in_words
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
 from tasks.collect import Garbage, find_garbage, remember_garbage, remove_garbage
 
 
 @flow(name="gc", flow_run_name="gc {family}", persist_result=False)
+@in_words()
 def gc(family: str, dry_run: bool = False, days: int | None = None) -> tuple[Garbage, ...]:
     """Removes what nothing has needed for some days.
 

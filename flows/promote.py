@@ -11,6 +11,7 @@ from prefect import flow, get_run_logger
 
 from flows.delivery import promote_candidate
 from infra.errors import Conflict, Corrupt, Frozen, Refused, Unreadable
+from infra.faults import in_words
 from infra.queue import MergeQueue
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import APPROVAL, REVIEW_REASON
@@ -22,6 +23,7 @@ from tasks.withdraw import find_taken_back, keep_withdrawn
 
 
 @flow(name="promote", flow_run_name="promote {family} {version}", persist_result=False)
+@in_words()
 def promote(family: str, version: int) -> str:
     """Carries out the review of one candidate.
 

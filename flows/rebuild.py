@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from prefect import flow, get_run_logger
 
+from infra.faults import in_words
 from infra.queue import MergeQueue
 from tasks.mirror import repair_mirror
 from tasks.rebuild import find_changed, find_lost, remake, restore
 
 
 @flow(name="rebuild", flow_run_name="rebuild {family}", persist_result=False)
+@in_words()
 def rebuild(family: str) -> tuple[str, ...]:
     """Makes experts, merged versions, their reports, tags and aliases again, from the bucket alone.
 

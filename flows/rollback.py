@@ -13,6 +13,7 @@ from prefect import flow
 
 from flows.delivery import mirror_may_wait
 from infra.errors import Conflict, Corrupt, Refused, Unreadable
+from infra.faults import in_words
 from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.storage.promotions import Promotion, Recorded, model_before
@@ -26,6 +27,7 @@ _TRIES = 20  # Others who may commit at the same moment before one is told to tr
 
 
 @flow(name="rollback", flow_run_name="rollback {family}", persist_result=False)
+@in_words()
 def rollback(
     family: str,
     to: int | None = None,

@@ -29,6 +29,8 @@ _KEY_IS_MISSING = {
     *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
     *("ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError", "NoAuthTokenError"),
 }
+# What Prefect's client raises over an answer that it does not understand.
+_PREFECT_SAYS = re.compile("Failed to reach API|Found incompatible versions")
 _LONGEST = 500  # Characters that are quoted of an answer.
 
 
@@ -134,6 +136,8 @@ def explained(error: BaseException) -> MergeQueueError | None:
             return fault
         if told := _explained(fault):
             return told
+    if isinstance(error, RuntimeError) and _PREFECT_SAYS.match(str(error)):
+        return prefect_server(os.environ.get("PREFECT_API_URL", "its address")).strange(error)
     return None
 
 
@@ -192,11 +196,10 @@ def from_boto(error: Any, server: Server, asked: str) -> MergeQueueError:
         server: Who was asked.
         asked: For what, in words.
     """
-    context = error.__context__
-    if not hasattr(error, "response") and hasattr(context, "response"):
-        error = context  # What boto3 says of an upload hides what the server said.
-    kind = type(error).__name__
-    if not hasattr(error, "response"):
+    if not answer_of(error) and answer_of(error.__context__):
+        error = error.__context__  # What boto3 says of an upload hides what the server said.
+    kind, answer = type(error).__name__, answer_of(error)
+    if not answer:
         if kind in _KEY_IS_MISSING:
             return server.barred(error)
         if kind == "ResponseParserError":
@@ -204,8 +207,8 @@ def from_boto(error: Any, server: Server, asked: str) -> MergeQueueError:
         if kind == "ParamValidationError":
             return Unreadable(f"{asked} cannot be asked for ({_said(error)}).", "Correct its name.")
         return server.away(error)
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code = str(answer.get("Error", {}).get("Code", ""))
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "RequestTimeTooSkewed":
         return Barred(f"{server.at}: {_said(error)}.", "Set the clock of this machine.")
     if code in _KEY_IS_WRONG:
@@ -224,6 +227,12 @@ def from_boto(error: Any, server: Server, asked: str) -> MergeQueueError:
             "Check that the bucket exists, and that the key in use may do that there.",
         )
     return server.failed(asked, error)
+
+
+def answer_of(error: object) -> dict[str, Any]:
+    """What a server answered that made boto3 raise an error; {} where none did."""
+    answer = getattr(error, "response", None)
+    return answer if isinstance(answer, dict) else {}
 
 
 def from_http(error: Any, server: Server | None = None) -> MergeQueueError:

@@ -30,7 +30,7 @@ def examine(settings: Settings, names: Sequence[str] | None = None) -> Iterator[
         "stack": partial(servers.look_at_parts, settings),
         "object store": partial(storage.look_at_store, settings, families),
         "MLflow": partial(servers.look_at_mlflow, settings),
-        "Prefect": partial(servers.look_at_prefect, settings),
+        "Prefect": partial(servers.look_at_prefect, settings, families),
     }
     for name, check in checks.items():
         yield from carried_out(name, check)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -13,9 +13,11 @@ import httpx
 
 from infra.doctor.finding import Finding, carried_out, compare_clocks
 from infra.events.webhooks import try_webhook
+from infra.families import Family
 from infra.faults import Server, from_http, mlflow_server, prefect_server
 from infra.settings import Settings
 from infra.stack import stack_status
+from infra.stack.deployments import families_deployed
 from infra.stack.orchestration import POOL
 from infra.stack.registry import check_registry, why_no_webhook
 
@@ -64,8 +66,8 @@ def _look_at_receiver(address: str) -> Iterator[Finding]:
             yield Finding("webhook", found, "fault", "See that it reaches MLflow and Prefect.")
 
 
-def look_at_prefect(settings: Settings) -> Iterator[Finding]:
-    """Whether Prefect lets us in, which version it has, and that a worker takes its runs."""
+def look_at_prefect(settings: Settings, families: Sequence[Family]) -> Iterator[Finding]:
+    """Whether Prefect lets us in, has which version and each family, and a worker takes its runs."""
     server = prefect_server(settings.prefect_api)
     pools = _ask(server, "/work_pools/filter", settings.prefect_login, "POST")
     if not pools.is_success or not isinstance(_json(pools), list):
@@ -73,6 +75,11 @@ def look_at_prefect(settings: Settings) -> Iterator[Finding]:
     answer = _ask(server, "/admin/version", settings.prefect_login)
     yield from _compare_versions("Prefect", "prefect", answer)
     yield from _clock("Prefect", answer)
+    there = families_deployed(settings) if families else set()
+    for family in families:
+        if family.name not in there:
+            found = "Prefect has no deployments of it: nothing starts its merges."
+            yield Finding(f"family {family.name}", found, "fault", "Run `supermerge deploy`.")
     workers = f"/work_pools/{POOL}/workers/filter"
     answer = _ask(server, workers, settings.prefect_login, "POST")
     if answer.status_code == httpx.codes.NOT_FOUND:

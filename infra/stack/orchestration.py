@@ -97,6 +97,8 @@ def prefect_client(settings: Settings) -> Iterator[httpx.Client]:
             yield client
     except httpx.HTTPError as error:
         raise from_http(error, prefect_server(settings.prefect_api)) from None
+    except ValueError as error:  # It is no JSON.
+        raise prefect_server(settings.prefect_api).strange(error) from None
 
 
 def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:

@@ -21,7 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.errors import Conflict, Refused
-from infra.faults import from_boto, s3_server
+from infra.faults import answer_of, from_boto, s3_server
 from infra.storage.store import S3Uri, StoredObject, missing
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def s3_client(settings: Settings, **options: Any) -> Any:
     config: dict[str, Any] = {
         "retries": {"total_max_attempts": 3, "mode": "standard"},
         "max_pool_connections": 16,
+        "connect_timeout": 10,
         "request_checksum_calculation": lazy,
         "response_checksum_validation": lazy,
         # In place of a checksum the signature says what has to arrive.
@@ -203,6 +204,8 @@ class S3Store:
             Bucket=prefix.bucket, Prefix=folder
         )
         for page in pages:
+            if "Name" not in page and "IsTruncated" not in page:  # An empty listing has these.
+                raise self._server.strange(f"{prefix} was listed, and no listing came back")
             for item in page.get("Contents", ()):
                 path = item["Key"].removeprefix(folder)
                 if path and not path.endswith("/"):
@@ -219,6 +222,8 @@ class S3Store:
         """Turns what boto3 raises into the project's errors, by whether trying again may help."""
         try:
             yield
+        except RecursionError:  # Botocore asks a server anew for ever that sends it elsewhere.
+            raise self._server.strange("it redirects") from None
         except (ClientError, BotoCoreError, Boto3Error) as error:
             writes = getattr(error, "operation_name", "").startswith("Put")
             if _code(error) in _MISSING and not writes:
@@ -237,4 +242,4 @@ class S3Store:
 
 
 def _code(error: Any) -> str:
-    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    return str(answer_of(error).get("Error", {}).get("Code", ""))

@@ -82,6 +82,20 @@ def test_a_server_that_does_not_answer_is_named_with_the_variable_that_says_wher
     )
 
 
+def test_an_answer_that_prefects_client_does_not_understand_is_not_prefects():
+    error = RuntimeError(f"Failed to reach API at {NOBODY}")
+    error.__cause__ = json.JSONDecodeError("Expecting value", "<html>", 0)
+    told = explained(error)
+    assert isinstance(told, Unavailable)
+    assert told.reason.startswith(f"What answers at {NOBODY}/prefect/api is not Prefect")
+
+
+def test_what_the_project_said_of_a_fault_is_kept():
+    said = mlflow_server(NOBODY).strange("no")
+    said.__cause__ = httpx.ConnectError("refused")
+    assert explained(said) is said
+
+
 def test_only_the_embedded_server_is_started_with_up():
     for port in (20000, 20015):
         assert "supermerge up" in mlflow_server(f"http://127.0.0.1:{port}").away("no").remedy

@@ -110,7 +110,7 @@ def _answer(
             f"<Size>{len(fake.objects[k])}</Size></Contents>"
             for k in found
         )
-        return 200, f"<ListBucketResult>{items}</ListBucketResult>".encode()
+        return 200, f"<ListBucketResult><Name>{bucket}</Name>{items}</ListBucketResult>".encode()
     if path.count("/") == 1:  # the bucket itself
         return 200, b""
     if path not in fake.objects:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from contextlib import ExitStack
 
 import boto3
@@ -53,6 +55,36 @@ def test_what_stays_so_is_told_from_what_passes(status, code, error, told):
         server.add_client_error("get_object", code, http_status_code=status)
         with pytest.raises(error, match=told):
             S3Store(ours).read(HERE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "does not answer"),
+        (b"SSH-2.0-OpenSSH\r\n", "does not answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", "failed on"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "no listing came back"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n<Lis", "failed on"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n", "it redirects"),
+    ],
+)
+def test_what_is_no_listing_is_not_taken_for_an_empty_one(answer, words):
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection = door.accept()[0]
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises((Unavailable, Unreadable), match=words):
+            S3Store(client(door.getsockname()[1])).list(HERE)
+        door.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_server_that_does_not_answer_is_named():
