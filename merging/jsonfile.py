@@ -7,6 +7,7 @@ last. What is read here is small, shallow and has one reading, or it is refused 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,19 @@ def refuse_pointer(path: Path) -> None:
         )
 
 
-def refuse_pointers(directory: Path) -> None:
+def refuse_pointers(directory: Path, suffixes: Collection[str]) -> None:
     """Refuses a folder in which git-lfs left a pointer; tokenizers, say, would only fail to read it.
 
+    Args:
+        directory: The folder.
+        suffixes: How the files end that are read of it.
+
     Raises:
-        InvalidInput: One of its files is such a pointer.
+        InvalidInput: One of them is such a pointer.
     """
-    for path in sorted(directory.glob("*")):
-        refuse_pointer(path)
+    for path in sorted(directory.iterdir()):
+        if path.suffix in suffixes:
+            refuse_pointer(path)
 
 
 def is_pointer(path: Path) -> bool:

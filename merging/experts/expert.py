@@ -19,7 +19,6 @@ from merging.experts.heads import Head, read_generation
 from merging.experts.table_names import TABLES
 from merging.experts.tables import read_table
 from merging.experts.unnamed import with_labels
-from merging.jsonfile import refuse_pointers
 from merging.kinds import ModelKind
 
 if TYPE_CHECKING:
@@ -77,7 +76,6 @@ class ExpertFiles:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The task model's configuration; an adapter that has none has its base's."""
-        refuse_pointers(self.directory)
         if not self.has_config:
             return self.base.config
         config = read_config(self.directory)

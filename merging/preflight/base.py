@@ -23,6 +23,7 @@ from merging.experts.checkpoint import Checkpoint
 from merging.experts.configuration import backbone_class
 from merging.jsonfile import refuse_pointers
 from merging.kinds import ModelKind
+from merging.models.folder import COMPANIONS
 from merging.preflight.author import OFFLINE, brings_processor
 from merging.preflight.claims import refuse_claim
 from merging.preflight.quiet import quietly
@@ -58,7 +59,7 @@ def open_base(directory: Path, kind: ModelKind) -> Checkpoint:
     Raises:
         InvalidInput: They are not, or transformers has no task model for it.
     """
-    refuse_pointers(directory)
+    refuse_pointers(directory, COMPANIONS)
     base = Checkpoint.open(directory)
     if base.wrapper:
         raise _faulty(directory, "the model's own names", f"{base.wrapper} before each", LOADS)

@@ -12,7 +12,9 @@ from transformers import MODEL_MAPPING
 from merging.errors import InvalidInput
 from merging.experts.checkpoint import Checkpoint, backbone_names
 from merging.experts.expert import ExpertFiles, read_head
+from merging.jsonfile import refuse_pointers
 from merging.kinds import ModelKind
+from merging.models.folder import COMPANIONS
 from merging.preflight.configurations import compare_configurations
 from merging.preflight.mismatch import Mismatch
 from merging.preflight.values import check_values
@@ -76,6 +78,7 @@ def comparisons(
 
 def _classes(files: ExpertFiles, kind: ModelKind) -> Iterator[Mismatch]:
     """What a configuration says of the whole folder: its class, and whether weights are numbers."""
+    refuse_pointers(files.directory, COMPANIONS)
     config = files.config
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "quantized weights")

@@ -306,7 +306,11 @@ def test_a_tagger_is_no_classifier(tmp_path: Path, model_type: str, named: bool)
 def test_what_git_lfs_left_among_an_experts_files_is_called_by_its_name(
     text_base: Path, expert: Path, name: str
 ) -> None:
-    (expert / name).write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    pointer = "version https://git-lfs.github.com/spec/v1\nsize 9\n"
+    for never_read in ("pytorch_model.bin", "model.fp16.safetensors", "README.md"):
+        (expert / never_read).write_text(pointer)
+    assert look(text_base, expert) == ()
+    (expert / name).write_text(pointer)
     (mismatch,) = look(text_base, expert)
     assert mismatch.tensor == name
     assert "git lfs pull" in mismatch.remedy
