@@ -7,7 +7,7 @@ be read the other is shown all the same, and one family's fault hides no other f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +23,9 @@ from infra.storage.store import ObjectStore
 from merging.errors import MergeQueueError
 
 T = TypeVar("T")
+Find = Callable[[str], tuple[T, ...]]
+FAULTS = (MergeQueueError, OSError)
+"""What reading may raise; MLflow's own client raises the second kind."""
 _AT_ONCE = 8  # Families that are looked at side by side.
 ALL = ("log", "experts", "candidates")
 UNREADABLE = "malformed"
@@ -67,14 +70,16 @@ class Overview:
 
 
 def overviews(settings: Settings, store: ObjectStore, registry: Registry) -> tuple[Overview, ...]:
-    """Every family that has a file, by name."""
+    """Every family that has a file, by name; MLflow is asked for all of them at once."""
+    experts = _grouped(registry.experts.of_all, lambda expert: expert.tags.family)
+    candidates = _grouped(registry.merged.candidates, lambda version: version.family)
 
     def one(name: str) -> Overview:
         try:
             family = load_family(name, settings.families_dir)
         except MergeQueueError as error:
             return Overview(name, unseen=ALL, faults=(str(error),))
-        return overview(family, store, registry)
+        return _overview(family, store, experts, candidates)
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         return tuple(threads.map(one, settings.family_names()))
@@ -89,13 +94,41 @@ def overview(family: Family, store: ObjectStore, registry: Registry, recent: int
         registry: Has its experts and candidates.
         recent: How many of the last entries of the log are wanted beside the newest.
     """
+
+    def candidates(name: str) -> tuple[MergedVersion, ...]:
+        return tuple(v for v in registry.merged.of(name) if v.status == "candidate")
+
+    return _overview(family, store, registry.experts.of, candidates, recent)
+
+
+def _grouped(find: Callable[[], Iterable[T]], family: Callable[[T], str]) -> Find[T]:
+    """What gives those of one family among all that are found; a fault is raised for each family."""
+    try:
+        found = tuple(find())
+    except FAULTS as error:
+        fault = error
+
+        def fail(_: str) -> tuple[T, ...]:
+            raise fault
+
+        return fail
+    return lambda name: tuple(one for one in found if family(one) == name)
+
+
+def _overview(
+    family: Family,
+    store: ObjectStore,
+    experts: Find[ExpertVersion],
+    candidates: Find[MergedVersion],
+    recent: int = 0,
+) -> Overview:
     log = PromotionLog(store, family.root / "promotions")
     faults: dict[str, str] = {}
 
     def read(part: str, what: Callable[[], T]) -> T | None:
         try:
             return what()
-        except (MergeQueueError, OSError) as error:  # MLflow's own client raises the second kind.
+        except FAULTS as error:
             faults[part] = str(error)
             return None
 
@@ -104,16 +137,16 @@ def overview(family: Family, store: ObjectStore, registry: Registry, recent: int
     if newest is not None and newest.deployment != newest.sequence:
         deployed = read("log", lambda: log.entries()[newest.deployment - 1])
     last = read("log", log.entries) if recent and newest else None
-    experts = read("experts", lambda: registry.experts.of(family.name))
-    versions = read("candidates", lambda: registry.merged.of(family.name))
+    registered = read("experts", lambda: experts(family.name))
+    waiting = read("candidates", lambda: candidates(family.name))
     return Overview(
         name=family.name,
         family=family,
         newest=newest,
         recent=(last or ())[-recent:],
         deployed=deployed,
-        experts=experts or (),
-        candidates=tuple(v for v in versions or () if v.status == "candidate"),
+        experts=registered or (),
+        candidates=waiting or (),
         unseen=tuple(faults),
         faults=tuple(dict.fromkeys(faults.values())),
     )

@@ -62,8 +62,8 @@ def show_all(seen: tuple[Overview, ...]) -> None:
             str(one.newest.version) if one.newest else log,
             f"{one.deployed.time:%Y-%m-%d %H:%M}" if one.deployed else log,
             _mode(one),
-            "\n".join(counts) or experts,
-            "\n".join(reviews) or candidates,
+            ", ".join(counts) or experts,
+            ", ".join(reviews) or candidates,
         )
     console.print(shown)
 

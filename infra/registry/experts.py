@@ -102,11 +102,20 @@ class Experts:
 
         One with a malformed task is listed with the task as it is; the flow refuses it.
         """
-        query = f"tags.`{FAMILY}` = '{check_family(family)}'"
+        return self._that_ask(f"= '{check_family(family)}'")
+
+    def of_all(self) -> tuple[ExpertVersion, ...]:
+        """Every expert of any family, as `of` gives those of one."""
+        return self._that_ask("LIKE '%'")
+
+    def _that_ask(self, condition: str) -> tuple[ExpertVersion, ...]:
         versions = sorted(
-            search_versions(self._client, query), key=lambda v: (v.creation_timestamp, v.name)
+            search_versions(self._client, f"tags.`{FAMILY}` {condition}"),
+            key=lambda v: (v.creation_timestamp, v.name),
         )
-        return tuple(_expert(v) for v in versions if v.name != family and v.status == "READY")
+        return tuple(
+            _expert(v) for v in versions if v.name != v.tags[FAMILY] and v.status == "READY"
+        )
 
     def get(self, name: str, version: int) -> ExpertVersion:
         """One expert by name and number.

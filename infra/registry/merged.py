@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from infra.errors import Refused
 from infra.names import check_family
-from infra.registry.tags import Approval, CandidateTags, MergedStatus
+from infra.registry.tags import STATUS, Approval, CandidateTags, MergedStatus
 from infra.registry.versions import (
     create_version,
     ensure_model,
@@ -85,6 +85,10 @@ class MergedVersions:
         """Every merged version of a family, oldest first."""
         versions = search_versions(self._client, f"name = '{check_family(family)}'")
         return tuple(_merged(v) for v in sorted(versions, key=lambda v: int(v.version)))
+
+    def candidates(self) -> tuple[MergedVersion, ...]:
+        """The merged versions of any family that wait for a decision, in no particular order."""
+        return tuple(map(_merged, search_versions(self._client, f"tags.`{STATUS}` = 'candidate'")))
 
     def get(self, family: str, version: int) -> MergedVersion:
         """One merged version by number.

@@ -17,14 +17,13 @@ def test_status_without_a_name_shows_every_family(deployed):
     deployed.types("freeze reviews")
     assert deployed.types("status") == snapshot("""\
 > Families
-> ┏━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━┓
-> ┃ family  ┃ champion ┃ since (UTC)      ┃ mode         ┃ experts   ┃ waits for review ┃
-> ┡━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━┩
-> │ pages   │ –        │ –                │ auto         │ –         │ –                │
-> │ reviews │ 1        │ TIME │ auto, frozen │ 1 merged  │ –                │
-> │         │          │                  │              │ 1 waiting │                  │
-> │ spoilt  │ ?        │ ?                │ ?            │ ?         │ ?                │
-> └─────────┴──────────┴──────────────────┴──────────────┴───────────┴──────────────────┘
+> ┏━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━┓
+> ┃ family  ┃ champion ┃ since (UTC)      ┃ mode         ┃ experts             ┃ waits for review ┃
+> ┡━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━┩
+> │ pages   │ –        │ –                │ auto         │ –                   │ –                │
+> │ reviews │ 1        │ TIME │ auto, frozen │ 1 merged, 1 waiting │ –                │
+> │ spoilt  │ ?        │ ?                │ ?            │ ?                   │ ?                │
+> └─────────┴──────────┴──────────────────┴──────────────┴─────────────────────┴──────────────────┘
 > spoilt: STORY/families/spoilt.yaml: expected name: spoilt, found name: reviews. The file and
     the family in it must have one name.\
 """)
