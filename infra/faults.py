@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from infra.errors import PASSING, Barred, Unavailable, Unreadable
@@ -31,6 +34,7 @@ _KEY_IS_MISSING = {
 }
 # What Prefect's client raises over an answer that it does not understand.
 _PREFECT_SAYS = re.compile("Failed to reach API|Found incompatible versions")
+_NO_ROOM = 1 << 20  # Bytes.
 _LONGEST = 500  # Characters that are quoted of an answer.
 
 
@@ -283,9 +287,10 @@ def _from_system(error: OSError) -> MergeQueueError | None:
     where = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
     words = f"{where or 'The system'}: {error.strerror or _said(error)}."
     if is_disk_full(error):
-        return Unavailable(
-            words, "Free some space; the cache folder may be deleted, and `supermerge gc` helps."
+        full = (
+            "" if where else f" Nothing is free at {' and '.join(_full_places()) or 'some disk'}."
         )
+        return Unavailable(words + full, "Free some space; the cache may be deleted at any time.")
     advice = {
         errno.EACCES: "Check who may read and write there.",
         errno.EPERM: "Check who may read and write there.",
@@ -295,6 +300,14 @@ def _from_system(error: OSError) -> MergeQueueError | None:
         errno.EIO: "The disk is damaged or gone: look at the system's log.",
     }
     return Unavailable(words, advice.get(error.errno, "Check the path."))
+
+
+def _full_places() -> list[str]:
+    """The folders that the queue writes to whose disk has no room for a file."""
+    cache = os.environ.get("SUPERMERGE_CACHE_DIR") or default_state_dir() / "cache"
+    places = {str(place) for place in (default_state_dir(), cache, tempfile.gettempdir())}
+    there = [place for place in sorted(places) if Path(place).exists()]
+    return [place for place in there if shutil.disk_usage(place).free < _NO_ROOM]
 
 
 def _library(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from infra.faults import Server, from_http, mlflow_server, prefect_server
 from infra.settings import Settings
 from infra.stack import stack_status
 from infra.stack.deployments import families_deployed
-from infra.stack.orchestration import POOL
+from infra.stack.orchestration import POOL, check_prefect
 from infra.stack.registry import check_registry, why_no_webhook
 
 _TIMEOUT = 10.0  # Seconds that a server may take to answer.
@@ -69,9 +69,7 @@ def _look_at_receiver(address: str) -> Iterator[Finding]:
 def look_at_prefect(settings: Settings, families: Sequence[Family]) -> Iterator[Finding]:
     """Whether Prefect lets us in, has which version and each family, and a worker takes its runs."""
     server = prefect_server(settings.prefect_api)
-    pools = _ask(server, "/work_pools/filter", settings.prefect_login, "POST")
-    if not pools.is_success or not isinstance(_json(pools), list):
-        raise server.strange(f"{pools.status_code}: {pools.text[:100]}")
+    check_prefect(settings)
     answer = _ask(server, "/admin/version", settings.prefect_login)
     yield from _compare_versions("Prefect", "prefect", answer)
     yield from _clock("Prefect", answer)
@@ -109,13 +107,6 @@ def _ask(
     if answer.is_success or answer.status_code == httpx.codes.NOT_FOUND:
         return answer
     raise server.answered(answer.status_code, path, answer.text)
-
-
-def _json(answer: httpx.Response) -> object:
-    try:
-        return answer.json()
-    except ValueError:
-        return None
 
 
 def _compare_versions(title: str, package: str, answer: httpx.Response) -> Iterator[Finding]:

@@ -21,6 +21,21 @@ SILENCE = 90
 """Seconds without a heartbeat after which a run counts as dead; one is sent every 30."""
 
 
+def check_prefect(settings: Settings) -> None:
+    """Shows that Prefect answers and lets us in, and that it is Prefect.
+
+    Raises:
+        Unavailable: It does not.
+    """
+    server = prefect_server(settings.prefect_api)
+    with prefect_client(settings) as client:
+        answer = client.post("/work_pools/filter", json={})
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise server.strange(f"404: {answer.text[:100]}")
+        if not isinstance(answer.raise_for_status().json(), list):
+            raise server.strange(answer.text[:100])
+
+
 def prepare_prefect(settings: Settings) -> None:
     """Makes the pool, the queue of decisions and the automation; what is there already stays."""
     with prefect_client(settings) as client:

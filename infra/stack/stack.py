@@ -21,7 +21,7 @@ from infra.settings import Settings, default_state_dir
 from infra.stack.bucket import check_bucket
 from infra.stack.deployments import deploy_families
 from infra.stack.files import private_folder
-from infra.stack.orchestration import prepare_prefect, set_run_command
+from infra.stack.orchestration import check_prefect, prepare_prefect, set_run_command
 from infra.stack.packages import check_packages
 from infra.stack.part_files import write_part_files
 from infra.stack.parts import embedded_settings, flow_run_command, stack_parts
@@ -95,6 +95,7 @@ def start_stack(
 
         def orchestration() -> None:
             ensure("prefect")
+            check_prefect(settings)
             prepare_prefect(settings)
             if "prefect" in mine and "warm" in mine:
                 set_run_command(settings, flow_run_command(settings))

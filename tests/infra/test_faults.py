@@ -12,6 +12,7 @@ import httpx
 import pytest
 from botocore.config import Config
 
+from infra import faults
 from infra.errors import Barred, Unavailable, Unreadable
 from infra.faults import explained, in_words, mlflow_server, prefect_server
 from infra.settings import state_file
@@ -141,6 +142,14 @@ def test_what_a_disk_does_is_said_with_its_place(number, advice):
     assert isinstance(told, Unavailable)
     assert told.reason == f"/data/cache: {os.strerror(number)}."
     assert advice in told.remedy
+
+
+def test_a_full_disk_without_a_name_is_looked_for(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 0})
+    monkeypatch.setattr(faults.shutil, "disk_usage", lambda _: usage)
+    told = explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert isinstance(told, Unavailable)
+    assert str(tmp_path) in told.reason
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), OSError("a broken image")])

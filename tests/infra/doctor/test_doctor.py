@@ -216,7 +216,13 @@ def test_a_receiver_address_that_is_given_is_used_though_it_is_the_stacks_own(
     given, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(Supervisor, "ensure", lambda *_: False)
-    for name in ("check_packages", "check_bucket", "prepare_prefect", "set_run_command"):
+    for name in (
+        "check_packages",
+        "check_bucket",
+        "check_prefect",
+        "prepare_prefect",
+        "set_run_command",
+    ):
         monkeypatch.setattr(stack_module, name, lambda *_, **__: None)
     monkeypatch.setattr(stack_module, "deploy_families", lambda _: [])
     asked = []
