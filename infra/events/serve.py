@@ -21,9 +21,11 @@ from infra.settings import Settings
 
 LIFETIME = 30.0
 """Seconds that a connection may last: one request and its answer."""
+MOST = 800
+"""Connections at once, below the 1,024 files that a process may have open by default."""
 
 
-def serve(app: FastAPI, host: str, port: int, lifetime: float = LIFETIME) -> None:
+def serve(app: FastAPI, host: str, port: int, lifetime: float = LIFETIME, most: int = MOST) -> None:
     """Serves an application until the process is told to end.
 
     Args:
@@ -31,19 +33,25 @@ def serve(app: FastAPI, host: str, port: int, lifetime: float = LIFETIME) -> Non
         host: The address to listen on.
         port: The port to listen on.
         lifetime: Seconds after which a connection is cut.
+        most: Connections at once; beyond that the oldest is cut, and MLflow's are never old.
     """
+    oldest_first: dict[Brief, asyncio.Transport] = {}
 
     class Brief(H11Protocol):
         """A connection that ends by itself."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            """Starts the clock."""
+            """Starts the clock, and makes room."""
             super().connection_made(transport)
             self._end = self.loop.call_later(lifetime, transport.abort)
+            oldest_first[self] = transport
+            if len(oldest_first) > most:
+                oldest_first.pop(next(iter(oldest_first))).abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
             """Stops it."""
             self._end.cancel()
+            oldest_first.pop(self, None)
             super().connection_lost(exc)
 
     uvicorn.run(

@@ -20,6 +20,8 @@ from tests.infra.events.test_described import SECRET, sign
 
 LIFETIME = 3.0
 """Seconds that a connection lasts here, so that the test is soon over."""
+MOST = 550
+"""Connections at once."""
 ALLOWED = MAX_BYTES + 64 * 1024**2
 """Bytes that it may grow by: what it holds of bodies, and the buffers of 500 connections."""
 
@@ -32,7 +34,7 @@ def receiver(tmp_path: Path) -> Iterator[tuple[str, int, psutil.Process]]:
         port = free.getsockname()[1]
     start = (
         "from infra.events.serve import serve; from infra.events.receiver import create_app;"
-        f"serve(create_app(), '127.0.0.1', {port}, lifetime={LIFETIME})"
+        f"serve(create_app(), '127.0.0.1', {port}, lifetime={LIFETIME}, most={MOST})"
     )
     environment = {
         "SUPERMERGE_MLFLOW_URI": "http://127.0.0.1:9",
@@ -100,6 +102,16 @@ def test_500_strangers_cost_little_and_what_is_signed_passes(receiver) -> None:
     assert _deliver(port) == 204
     assert log.stat().st_size < 20_000
     assert "Traceback" not in log.read_text()
+
+
+def test_more_than_it_takes_at_once_make_room_for_whoever_comes(receiver) -> None:
+    _, port, process = receiver
+    before = process.num_fds()
+    with ExitStack() as stack:
+        for _ in range(MOST + 200):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert _deliver(port) == 204
+        assert process.num_fds() <= before + MOST
 
 
 def _push(one: socket.socket) -> None:
