@@ -1,7 +1,6 @@
 """What servers and disks do wrong, as the project's errors: one sentence, and the advice that fits.
 
-Whoever speaks to a server names it as a `Server`, which has the words for what it may answer; `explained`
-finds the words for what a library raised, wherever that comes to light.
+`explained` finds the words for what a library raised, wherever that comes to light.
 """
 
 from __future__ import annotations
@@ -13,16 +12,21 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.errors import PASSING, Barred, Unavailable, Unreadable
-from infra.settings import default_state_dir, embedded_ports
+from infra.errors import Barred, Unavailable, Unreadable
+from infra.servers import (
+    Server,
+    mlflow_server,
+    passes,
+    prefect_server,
+    s3_server,
+    said,
+)
+from infra.settings import default_state_dir
 from merging.errors import MergeQueueError
 
-_NO_LOGIN, _NO_RIGHT, _PROXY_LOGIN = 401, 403, 407
-_PASSING = PASSING | {409, 412}
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _KEY_IS_WRONG = {
     *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
@@ -35,102 +39,6 @@ _KEY_IS_MISSING = {
 # What Prefect's client raises over an answer that it does not understand.
 _PREFECT_SAYS = re.compile("Failed to reach API|Found incompatible versions")
 _NO_ROOM = 1 << 20  # Bytes.
-_LONGEST = 500  # Characters that are quoted of an answer.
-
-
-@dataclass(frozen=True)
-class Server:
-    """One server, and what is known of how it was set up.
-
-    Attributes:
-        title: What people call it.
-        address: Where it is.
-        variable: The variable with its address.
-        login: The variables that open it.
-    """
-
-    title: str
-    address: str
-    variable: str
-    login: tuple[str, ...]
-
-    @property
-    def is_embedded(self) -> bool:
-        """Whether `supermerge up` starts it, and so knows how to start it again."""
-        ports = embedded_ports(default_state_dir())
-        host, _, rest = self.address.partition("://")[2].partition(":")
-        port = rest.partition("/")[0]
-        return host == "127.0.0.1" and port.isdigit() and int(port) in ports
-
-    def away(self, error: object) -> Unavailable:
-        """It does not answer."""
-        advice = f"See that it runs and can be reached from here, or correct {self.variable}."
-        if self.is_embedded:
-            advice = "Start it with `supermerge up`."
-        return Unavailable(f"{self.at} does not answer ({_said(error)}).", advice)
-
-    def barred(self, error: object) -> Barred:
-        """It does not know who asks."""
-        advice = f"Set {' and '.join(self.login)} to what it knows."
-        if self.is_embedded:
-            advice = (
-                f"It is the embedded stack's: unset {' and '.join(self.login)} and run "
-                "`supermerge up`, which knows the right ones."
-            )
-        return Barred(f"{self.at} does not let us in ({_said(error)}).", advice)
-
-    def strange(self, error: object) -> Unavailable:
-        """What answers there is something else."""
-        return Unavailable(
-            f"What answers at {self.address} is not {self.title.removeprefix('The ')} ({_said(error)}).",
-            f"Something else listens there, or a proxy is in between: correct {self.variable}.",
-        )
-
-    def failed(self, asked: str, error: object) -> Unavailable:
-        """It did not do what it was asked for, which may pass."""
-        advice = "Try again; if it stays so, read the server's log."
-        return Unavailable(f"{self.at} failed on {asked} ({_said(error)}).", advice)
-
-    def answered(self, status: int, asked: str, said: object) -> MergeQueueError:
-        """It answered a request with an error.
-
-        Args:
-            status: The HTTP status.
-            asked: What was asked for.
-            said: What it said.
-        """
-        words = f"{self.at} answered {status} to {asked}: {_said(said)}"
-        if status in (_NO_LOGIN, _PROXY_LOGIN):
-            return self.barred(f"{status} to {asked}: {_said(said)}")
-        if status == _NO_RIGHT:
-            return Unreadable(words, f"Give that right to whom {' and '.join(self.login)} name.")
-        if status >= 500 or status in _PASSING:
-            return Unavailable(words, self.failed(asked, said).remedy)
-        if status < 400:
-            return self.strange(f"{status} to {asked}")
-        return Unreadable(words, "Look at what was asked for; the server's log may say more.")
-
-    @property
-    def at(self) -> str:
-        """How a sentence about it begins."""
-        return f"{self.title} at {self.address}"
-
-
-def s3_server(endpoint: str | None) -> Server:
-    """The object store."""
-    login = ("SUPERMERGE_S3_ACCESS_KEY", "SUPERMERGE_S3_SECRET_KEY")
-    return Server("The object store", endpoint or "AWS", "SUPERMERGE_S3_ENDPOINT", login)
-
-
-def mlflow_server(address: str) -> Server:
-    """The registry."""
-    login = ("SUPERMERGE_MLFLOW_USERNAME", "SUPERMERGE_MLFLOW_PASSWORD")
-    return Server("MLflow", address, "SUPERMERGE_MLFLOW_URI", login)
-
-
-def prefect_server(address: str) -> Server:
-    """What runs the flows."""
-    return Server("Prefect", address, "SUPERMERGE_PREFECT_API", ("SUPERMERGE_PREFECT_AUTH",))
 
 
 def explained(error: BaseException) -> MergeQueueError | None:
@@ -181,12 +89,12 @@ def _explained(error: BaseException) -> MergeQueueError | None:
     if library == "mlflow":
         return _from_mlflow(error)
     if library == "prefect":
-        return Unavailable(f"Prefect: {_said(error)}.", "Run `supermerge up`, then try again.")
+        return Unavailable(f"Prefect: {said(error)}.", "Run `supermerge up`, then try again.")
     if library == "sqlalchemy":
-        words = f"The database of MLflow cannot be used: {_said(getattr(error, 'orig', error))}."
+        words = f"The database of MLflow cannot be used: {said(getattr(error, 'orig', error))}."
         return Unavailable(words, "See that SUPERMERGE_MLFLOW_URI names one that may be written.")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return Unavailable(f"Memory ran out ({_said(error)}).", "Free some, or use more memory.")
+        return Unavailable(f"Memory ran out ({said(error)}).", "Free some, or use more memory.")
     if isinstance(error, OSError):
         return _from_system(error)
     return None
@@ -209,12 +117,12 @@ def from_boto(error: Any, server: Server, asked: str) -> MergeQueueError:
         if kind == "ResponseParserError":
             return server.strange(error)
         if kind == "ParamValidationError":
-            return Unreadable(f"{asked} cannot be asked for ({_said(error)}).", "Correct its name.")
+            return Unreadable(f"{asked} cannot be asked for ({said(error)}).", "Correct its name.")
         return server.away(error)
     code = str(answer.get("Error", {}).get("Code", ""))
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "RequestTimeTooSkewed":
-        return Barred(f"{server.at}: {_said(error)}.", "Set the clock of this machine.")
+        return Barred(f"{server.at}: {said(error)}.", "Set the clock of this machine.")
     if code in _KEY_IS_WRONG:
         return server.barred(error)
     if code == "NoSuchBucket":
@@ -223,11 +131,11 @@ def from_boto(error: Any, server: Server, asked: str) -> MergeQueueError:
     if code == "404":  # Without a word of S3's.
         return server.strange(error)
     if 300 <= status < 400:
-        words = f"{server.at} has {asked} elsewhere ({_said(error)})."
+        words = f"{server.at} has {asked} elsewhere ({said(error)})."
         return Unreadable(words, "Set SUPERMERGE_S3_REGION, or the region in the address.")
-    if 400 <= status < 500 and status not in _PASSING:
+    if not passes(status):
         return Unreadable(
-            f"{server.at} refuses {asked} ({_said(error)}).",
+            f"{server.at} refuses {asked} ({said(error)}).",
             "Check that the bucket exists, and that the key in use may do that there.",
         )
     return server.failed(asked, error)
@@ -272,20 +180,20 @@ def server_at(address: str) -> Server:
 
 
 def _from_mlflow(error: Any) -> MergeQueueError:
-    said = _said(error)
+    words = said(error)
     server = mlflow_server(os.environ.get("MLFLOW_TRACKING_URI", "its address"))
-    if found := re.search(r"API request to \S+ failed with exception (.*)", said):
+    if found := re.search(r"API request to \S+ failed with exception (.*)", words):
         return server.away(found[1])
-    code = re.search(r"error code (\d{3})", said)
+    code = re.search(r"error code (\d{3})", words)
     status = int(code[1]) if code else getattr(error, "get_http_status_code", lambda: 500)()
-    return server.answered(int(status), "a request", said)
+    return server.answered(int(status), "a request", words)
 
 
 def _from_system(error: OSError) -> MergeQueueError | None:
     if error.errno is None:  # Some library's own, without a word of what the system said.
         return None
     where = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
-    words = f"{where or 'The system'}: {error.strerror or _said(error)}."
+    words = f"{where or 'The system'}: {error.strerror or said(error)}."
     if is_disk_full(error):
         full = (
             "" if where else f" Nothing is free at {' and '.join(_full_places()) or 'some disk'}."
@@ -316,8 +224,3 @@ def _library(error: BaseException) -> str:
 
 def _is_of(error: BaseException, library: str) -> bool:
     return any(kind.__module__.partition(".")[0] == library for kind in type(error).__mro__)
-
-
-def _said(error: object) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words.removesuffix(".")[:_LONGEST]

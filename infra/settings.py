@@ -6,7 +6,6 @@ settings.apply()             # before mlflow, boto3 or prefect are imported: the
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -24,6 +23,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.clients import CLIENT_DEFAULTS, JSON_LOGS, OTHER_KEYS, past_proxies
+from infra.state_file import read_state_file, state_file
 from merging.errors import InvalidInput
 
 PREFIX = "SUPERMERGE_"
@@ -216,7 +217,7 @@ class Settings(BaseSettings):
             "PREFECT_API_URL": self.prefect_api,
             # A profile in the user's home could name another server and its key.
             "PREFECT_HOME": str(self.state_dir / "prefect"),
-            **self._past_proxies(),
+            **past_proxies(os.environ),
             **(JSON_LOGS if self.log_format == "json" else {}),
         }
         revealed = {name: value.get_secret_value() for name, value in secrets.items() if value}
@@ -237,50 +238,6 @@ class Settings(BaseSettings):
         """Variables of the shell that do not go with these settings' own keys for S3."""
         return [name for name in OTHER_KEYS if self.s3_access_key and name in os.environ]
 
-    def _past_proxies(self) -> dict[str, str]:
-        """A proxy of the shell cannot reach the servers on this machine."""
-        if not any(os.environ.get(name) for name in PROXIES):
-            return {}
-        names = ("NO_PROXY", "no_proxy")
-        hosts = [h for name in names for h in os.environ.get(name, "").split(",") if h]
-        return dict.fromkeys(names, ",".join(dict.fromkeys([*hosts, *LOOPBACK])))
-
-
-OTHER_KEYS = ("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE")
-"""Variables by which a shell opens another S3 than the one of the settings."""
-PROXIES = tuple(
-    f(f"{kind}_proxy") for kind in ("http", "https", "all") for f in (str.lower, str.upper)
-)
-"""Variables by which a shell sends requests through a proxy."""
-PORTS = 16
-"""How many ports, one after the other, the embedded stack has."""
-# How Prefect is told another class for the formatter that it calls json, and to use it.
-JSON_LOGS = {
-    "PREFECT_LOGGING_FORMATTERS_JSON_CLASS": "infra.logs.JsonFormatter",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
-    "PREFECT_LOGGING_COLORS": "false",
-}
-LOOPBACK = ("127.0.0.1", "localhost")
-CLIENT_DEFAULTS = {
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # Torch threads that spin while they wait starve the servers they share cores with, and themselves.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # Weights and code never travel as pickle; MLflow and Prefect both allow it unless told.
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-    # Seconds between heartbeats; a run that stops sending them is marked as crashed.
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    # The defaults keep a client waiting for minutes on a server that is down; tasks have retries.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-}
-
 
 def default_state_dir() -> Path:
     """SUPERMERGE_STATE_DIR, else `.supermerge` in the checkout or the present folder."""
@@ -297,39 +254,6 @@ def deployments_file() -> Path:
     """`prefect.yaml` in the checkout or the present folder; without one, that of the package."""
     own = PROJECT / "prefect.yaml"
     return own if own.is_file() else CODE / "infra" / "prefect.yaml"
-
-
-def state_file(state_dir: Path) -> Path:
-    """The one file, readable by its owner only, that the embedded stack keeps its facts in."""
-    return state_dir / "stack.json"
-
-
-def read_state_file(state_dir: Path) -> dict[str, Any]:
-    """What the embedded stack wrote down; {} where it was never started."""
-    path = state_file(state_dir)
-    try:
-        state: dict[str, Any] = json.loads(path.read_text())
-        if not isinstance(state, dict):
-            raise ValueError(f"a {type(state).__name__}")
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError) as error:
-        raise InvalidInput(
-            where=str(path),
-            expected="the JSON that `supermerge up` writes",
-            found=f"something else ({error})",
-            remedy="Run `supermerge down`, move the file away and run `supermerge up` again.",
-        ) from None
-    return state
-
-
-def embedded_ports(state_dir: Path) -> range:
-    """The ports of the embedded stack with this state; none where it was never started."""
-    try:
-        first = int(read_state_file(state_dir)["stack"]["first_port"])
-    except (KeyError, TypeError, ValueError, OSError, InvalidInput):
-        return range(0)
-    return range(first, first + PORTS)
 
 
 def is_given(field: str) -> bool:

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from infra.cli.doctor import show
 from infra.cli.output import connect, console, table
-from infra.settings import state_file
+from infra.state_file import state_file
 
 if TYPE_CHECKING:
     from infra.stack import PartStatus

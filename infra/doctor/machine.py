@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
+from infra.clients import PROXIES
 from infra.doctor.finding import Finding
-from infra.settings import PROXIES, Settings, state_file
+from infra.settings import Settings
 from infra.stack.packages import DISTRIBUTION, check_packages
+from infra.state_file import state_file
 
 # Bytes below which a merge of small models may not fit, and below which nothing does.
 _FEW, _NONE = 5 << 30, 1 << 30

@@ -14,7 +14,8 @@ import httpx
 from infra.doctor.finding import Finding, carried_out, compare_clocks
 from infra.events.webhooks import try_webhook
 from infra.families import Family
-from infra.faults import Server, from_http, mlflow_server, prefect_server
+from infra.faults import from_http
+from infra.servers import Server, mlflow_server, prefect_server
 from infra.settings import Settings
 from infra.stack import stack_status
 from infra.stack.deployments import families_deployed

@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from infra.faults import prefect_server
+from infra.servers import prefect_server
 from infra.settings import Settings
 
 _PER_PAGE = 200  # The most that Prefect gives at once.

@@ -13,7 +13,8 @@ import httpx
 from pydantic import SecretStr
 
 from infra.errors import Refused, Unavailable
-from infra.faults import from_http, mlflow_server
+from infra.faults import from_http
+from infra.servers import mlflow_server
 from infra.settings import Settings
 
 NAME = "supermerge"

@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 
-from infra.faults import in_words, mlflow_server
+from infra.faults import in_words
+from infra.servers import mlflow_server
 from infra.tls import authorities
 
 _TIMEOUT = 60  # Seconds that a call may take.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.errors import Unreadable
-from infra.faults import from_boto, s3_server
+from infra.faults import from_boto
+from infra.servers import s3_server
 from infra.settings import Settings
 from infra.storage.s3 import s3_client
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 
-from infra.faults import from_http, prefect_server
+from infra.faults import from_http
+from infra.servers import prefect_server
 from infra.settings import Settings
 
 POOL = "supermerge"

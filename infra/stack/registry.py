@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import httpx
 
-from infra.faults import from_http, mlflow_server
+from infra.faults import from_http
+from infra.servers import mlflow_server
 from infra.settings import Settings, is_given
 
 _TIMEOUT = 30.0  # Seconds that MLflow may take to answer.

@@ -20,11 +20,12 @@ from infra.faults import explained
 from infra.settings import Settings, default_state_dir
 from infra.stack.bucket import check_bucket
 from infra.stack.deployments import deploy_families
+from infra.stack.embedded import embedded_settings
 from infra.stack.files import private_folder
 from infra.stack.orchestration import check_prefect, prepare_prefect, set_run_command
 from infra.stack.packages import check_packages
 from infra.stack.part_files import write_part_files
-from infra.stack.parts import embedded_settings, flow_run_command, stack_parts
+from infra.stack.parts import flow_run_command, stack_parts
 from infra.stack.registry import check_registry, why_no_webhook
 from infra.stack.state import StackState, choose_ports, read_state, write_state
 from infra.stack.supervise import PartStatus, Supervisor

@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from infra.errors import Unavailable
-from infra.settings import PORTS, PROJECT, Settings, read_state_file, state_file
+from infra.settings import PROJECT, Settings
 from infra.stack.files import private_folder, write_private
+from infra.state_file import PORTS, read_state_file, state_file
 
 HOST = "127.0.0.1"
 # All ports are below the range that Linux and macOS use for outgoing connections.

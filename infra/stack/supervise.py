@@ -20,9 +20,9 @@ from pathlib import Path
 import psutil
 
 from infra.errors import Unavailable
-from infra.settings import state_file
 from infra.stack.files import private_folder, write_private
 from infra.stack.state import is_free
+from infra.state_file import state_file
 from infra.warm.environment import without_secrets
 
 # Seconds by which two readings of one process's start time may differ, when the clock is corrected.

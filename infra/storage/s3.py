@@ -21,7 +21,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.errors import Conflict, Refused
-from infra.faults import answer_of, from_boto, s3_server
+from infra.faults import answer_of, from_boto
+from infra.servers import s3_server
 from infra.storage.store import S3Uri, StoredObject, missing
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from urllib.parse import quote
 import psutil
 from pydantic import SecretStr
 
-from infra.settings import Settings, state_file
+from infra.settings import Settings
 from infra.stack import stack_status
 from infra.stack.part_files import identities_file
 from infra.stack.state import read_state
+from infra.state_file import state_file
 from infra.storage.s3 import s3_client
 
 

@@ -15,8 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.errors import Unreadable
 from infra.settings import CODE, Settings
+from infra.stack.embedded import embedded_settings
 from infra.stack.part_files import identities_file, write_part_files
-from infra.stack.parts import embedded_settings, receiver, s3
+from infra.stack.parts import receiver, s3
 from infra.stack.state import StackState, choose_ports
 from infra.storage.promotions import Promotion, PromotionLog
 from infra.storage.s3 import S3Store, s3_client

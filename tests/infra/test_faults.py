@@ -14,8 +14,9 @@ from botocore.config import Config
 
 from infra import faults
 from infra.errors import Barred, Unavailable, Unreadable
-from infra.faults import explained, in_words, mlflow_server, prefect_server
-from infra.settings import state_file
+from infra.faults import explained, in_words
+from infra.servers import mlflow_server, prefect_server
+from infra.state_file import state_file
 from merging.errors import InvalidInput
 
 NOBODY = "http://127.0.0.1:9"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from infra.settings import Settings, state_file
+from infra.settings import Settings
+from infra.state_file import state_file
 from merging.errors import InvalidInput
 
 ADDRESSES = {"mlflow_uri": "http://127.0.0.1:5000", "prefect_api": "http://127.0.0.1:4200/api"}

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.settings import Settings, state_file
+from infra.settings import Settings
+from infra.stack.embedded import embedded_settings
 from infra.stack.part_files import write_part_files
-from infra.stack.parts import embedded_settings, stack_parts
+from infra.stack.parts import stack_parts
 from infra.stack.state import BLOCK, StackState, choose_ports, read_state, write_state
+from infra.state_file import state_file
 
 
 @pytest.fixture(autouse=True)
