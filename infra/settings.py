@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from infra.clients import CLIENT_DEFAULTS, JSON_LOGS, OTHER_KEYS, past_proxies
+from infra.shell import CLIENT_DEFAULTS, JSON_LOGS, OTHER_KEYS, past_proxies
 from infra.state_file import read_state_file, state_file
 from merging.errors import InvalidInput
 

@@ -12,7 +12,7 @@ import typer
 
 from infra.cli import checking, doctor, experts, garbage, models, queue, stack, status
 from infra.cli.output import LINE, FriendlyGroup, Sentences
-from infra.clients import CLIENT_DEFAULTS
+from infra.shell import CLIENT_DEFAULTS
 
 # Torch, transformers, MLflow and Prefect read the environment once, when they are imported.
 for name, value in CLIENT_DEFAULTS.items():

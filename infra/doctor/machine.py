@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from infra.clients import PROXIES
 from infra.doctor.finding import Finding
 from infra.settings import Settings
+from infra.shell import PROXIES
 from infra.stack.packages import DISTRIBUTION, check_packages
 from infra.state_file import state_file
 

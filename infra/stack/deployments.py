@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import yaml
 
-from infra.clients import CLIENT_DEFAULTS
 from infra.errors import Unavailable
 from infra.families import Family, load_family
 from infra.names import limit_name
 from infra.settings import Settings, deployments_file
+from infra.shell import CLIENT_DEFAULTS
 from infra.stack.orchestration import POOL, prefect_client
 from infra.warm.environment import OUTSIDE, without_secrets
 from merging.errors import InvalidInput

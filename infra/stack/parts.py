@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 from pydantic import SecretStr
 
-from infra.clients import CLIENT_DEFAULTS
 from infra.errors import Unavailable
 from infra.settings import Settings, is_given
+from infra.shell import CLIENT_DEFAULTS
 from infra.stack.orchestration import DECISIONS, POOL
 from infra.stack.part_files import basic_auth_file, identities_file
 from infra.stack.state import HOST, StackState

@@ -11,7 +11,7 @@ _ALLOWED = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_*", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHON*"),
     *("LD_LIBRARY_PATH", "CUDA_*", "NVIDIA_*", "OMP_*", "MKL_*", "OPENBLAS_*", "PYTORCH_*"),
     *("NO_PROXY", "no_proxy", "SSL_CERT_*", "REQUESTS_CA_BUNDLE", "HF_HUB_OFFLINE"),
-    # How clients behave, as `infra.clients.CLIENT_DEFAULTS` has it; addresses and keys are not here.
+    # How clients behave, as `infra.shell.CLIENT_DEFAULTS` has it; addresses and keys are not here.
     *("DO_NOT_TRACK", "HF_HUB_DISABLE_*", "TRANSFORMERS_VERBOSITY", "MLFLOW_DISABLE_TELEMETRY"),
     *("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "PREFECT_SERVER_ANALYTICS_ENABLED", "PREFECT_HOME"),
 )
