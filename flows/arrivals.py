@@ -20,7 +20,7 @@ from tasks.promote import prove_commits
 from tasks.pull import pull_base, pull_champion
 from tasks.settle import settle_changes
 from tasks.values import Base, Candidate, Change, Deployed, Member, Withdrawal, describe
-from tasks.withdraw import find_still_wanted
+from tasks.withdraw import find_still_wanted, name_lost
 
 
 def merge_arrivals(
@@ -35,7 +35,12 @@ def merge_arrivals(
     base = pull_base(queue)
     deployed = pull_deployed(queue, base)
     members, bounced = admit(queue, base, deployed, waiting)
-    return (*bounced, *merge(queue, base, (*members, *withdrawals)))
+    changes: tuple[Change, ...] = (*members, *withdrawals)
+    if changes and deployed:
+        taken = {change.task for change in changes}
+        lost = name_lost(queue, deployed)
+        changes = (*changes, *(w for w in lost if w.task not in taken))
+    return (*bounced, *merge(queue, base, changes))
 
 
 def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
@@ -52,7 +57,7 @@ def merge(queue: MergeQueue, base: Base, changes: Sequence[Change]) -> tuple[Out
     In this way one bad expert does not hold back the others.
     """
     deployed = pull_deployed(queue, base)
-    held = {member.record for member in deployed.members} if deployed else set()
+    held = deployed.manifest.experts if deployed else ()
     changes = [c for c in changes if isinstance(c, Member) or c.record in held]
     if not changes:
         return ()

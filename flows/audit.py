@@ -17,7 +17,7 @@ from infra.faults import in_words
 from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.storage.cache import Cache
-from infra.storage.promotions import Promotion
+from infra.storage.promotions import Promotion, PromotionLog
 from merging.errors import MergeQueueError
 from tasks.audit import check_log, check_mirror, check_rebuild, check_scores
 from tasks.find import find_deployed
@@ -85,16 +85,18 @@ def audit(family: str) -> tuple[str, ...]:
 def differences(queue: MergeQueue, newest: Promotion) -> tuple[str, ...]:
     """What differs from what was decided, in words."""
     findings: list[str] = []
-    with collecting(findings):
-        findings += check_log(queue)
-    with collecting(findings):
-        findings += check_mirror(queue, newest)
-    with collecting(findings), past_the_cache(queue) as fresh:
-        check_health(fresh, newest.model)
-        base = pull_base(fresh)
-        deployed = pull_champion(fresh, base, newest)
-        findings += check_rebuild(base, deployed)
-        findings += check_scores(fresh, deployed)
+    with past_the_cache(queue) as fresh:
+        with collecting(findings):
+            findings += check_log(fresh)
+        with collecting(findings):
+            findings += check_mirror(fresh, newest)
+        with collecting(findings):
+            check_health(fresh, newest.model)
+            base = pull_base(fresh)
+            deployed = pull_champion(fresh, base, newest)
+            findings += deployed.lost.values()
+            findings += check_rebuild(base, deployed) if not deployed.lost else ()
+            findings += check_scores(fresh, deployed)
     return tuple(dict.fromkeys(findings))
 
 
@@ -113,4 +115,5 @@ def collecting(findings: list[str]) -> Iterator[None]:
 def past_the_cache(queue: MergeQueue) -> Iterator[MergeQueue]:
     """The queue with an empty cache, so that all bytes come from the object store."""
     with TemporaryDirectory(dir=queue.settings.cache_dir) as folder:
-        yield replace(queue, cache=Cache(Path(folder), queue.store))
+        log = PromotionLog(queue.store, queue.family.root / "promotions")
+        yield replace(queue, cache=Cache(Path(folder), queue.store), promotions=log)

@@ -59,7 +59,10 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
     tasks = tuple(change.task for change in changes)
     version = register_candidate(queue, candidate)
     supersede_candidates(queue, version, f"Version {version.version} merges newer experts.")
-    if queue.family.promotion == "auto" and report.verdict == "passed":
+    deployed = candidate.build.deployed
+    # Whether to do without what nobody wanted out is for a person to say.
+    lost = deployed.lost if deployed else {}
+    if queue.family.promotion == "auto" and report.verdict == "passed" and not lost:
         words = [w.words for w in candidate.build.withdrawn]
         passed = f"Merges {describe(changes)}; the gate passed on every task."
         reason = " ".join((passed, *words))
@@ -80,7 +83,7 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
     )
     if settle_changes(queue, changes, "merging", reason):  # else an earlier run told people
         subject = f"{queue.name} version {version.version} needs review"
-        text = " ".join((*dict.fromkeys(report.wanted.values()), *report.reasons))
+        text = " ".join((*dict.fromkeys(report.wanted.values()), *lost.values(), *report.reasons))
         notify(queue.family, Notice("needs-review", queue.name, subject, text))
     return Outcome(tasks, "waits for review", reason, version.version)
 

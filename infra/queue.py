@@ -13,6 +13,7 @@ from infra.registry.registry import Registry
 from infra.settings import Settings
 from infra.storage.attempts import Attempts
 from infra.storage.cache import Cache
+from infra.storage.contents import Contents
 from infra.storage.pages import Pages
 from infra.storage.promotions import PromotionLog
 from infra.storage.store import ObjectStore, connect_store
@@ -67,6 +68,11 @@ class MergeQueue:
     def attempts(self) -> Attempts:
         """What was decided on each build of the family."""
         return Attempts(self.store, self.family.root)
+
+    @property
+    def contents(self) -> Contents:
+        """Which files an expert or a base consisted of when it was looked at."""
+        return Contents(self.store, self.family.root)
 
     @property
     def pages(self) -> Pages:

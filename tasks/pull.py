@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from prefect import task
+from prefect import get_run_logger, task
 
-from infra.errors import Corrupt
+from infra.errors import Corrupt, Unreadable
 from infra.names import check_task
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
 from infra.storage.cache import sha256_file, sha256_tree
-from infra.storage.layout import files_in, find_layout, left_aside, tree_digests, wanted_files
+from infra.storage.layout import (
+    files_in,
+    find_layout,
+    is_wanted,
+    left_aside,
+    tree_digests,
+    wanted_files,
+)
 from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion
 from infra.storage.store import S3Uri, StoredObject
@@ -95,6 +102,7 @@ def pull_expert(queue: MergeQueue, version: ExpertVersion) -> Pulled:
     find_layout(paths, str(source))
     directory, files = queue.cache.pull(_wanted(objects, source))
     digest = sha256_tree(files)
+    queue.contents.record(digest, files)
     queue.registry.experts.record_digest(version, digest)
     return Pulled(version, source, directory, digest, left_aside(paths, str(source)))
 
@@ -103,9 +111,11 @@ def pull_expert(queue: MergeQueue, version: ExpertVersion) -> Pulled:
 def pull_champion(queue: MergeQueue, base: Base, promotion: Promotion) -> Deployed:
     """Pulls the deployed model and every expert that it was made of.
 
+    An expert whose files cannot be had is named in it, and keeps no other from being pulled.
+
     Raises:
-        Corrupt: The base is not the one that it was merged from, or some stored file is not what was
-            recorded for it.
+        Corrupt: The base is not the one that it was merged from, or the model's files are not what was
+            recorded, or no expert's are.
     """
     location = S3Uri.parse(promotion.location)
     manifest = Manifest.read(queue.store, location, promotion.manifest_sha256)
@@ -119,13 +129,21 @@ def pull_champion(queue: MergeQueue, base: Base, promotion: Promotion) -> Deploy
             "base.",
         )
     directory, _ = queue.cache.pull(queue.store.list(location), manifest.files)
-    members = tuple(_pull_member(queue, base, record) for record in manifest.experts)
-    return Deployed(promotion, manifest, MergedFolder(directory), members)
+    members, lost = [], {}
+    for record in manifest.experts:
+        try:
+            members.append(_pull_member(queue, base, record))
+        except (Corrupt, Unreadable, InvalidInput) as error:
+            lost[record] = error
+    if lost and not members:
+        raise next(iter(lost.values()))
+    why = {record: str(error) for record, error in lost.items()}
+    return Deployed(promotion, manifest, MergedFolder(directory), tuple(members), why)
 
 
 def _pull_member(queue: MergeQueue, base: Base, record: MergedExpert) -> Member:
     source = S3Uri.parse(record.source)
-    directory, files = queue.cache.pull(_wanted(queue.store.list(source), source))
+    directory, files = _pull_recorded(queue, record, source)
     if record.digest not in tree_digests(files):
         raise Corrupt(
             where=f"{source} (expert of {record.task!r})",
@@ -146,6 +164,41 @@ def _pull_member(queue: MergeQueue, base: Base, record: MergedExpert) -> Member:
             settled=True,
         ),
     )
+
+
+def is_lost(queue: MergeQueue, record: MergedExpert) -> bool:
+    """Whether a merged expert's files are gone from the object store, or damaged there."""
+    try:
+        _, files = _pull_recorded(queue, record, S3Uri.parse(record.source))
+    except (Corrupt, Unreadable, InvalidInput):
+        return True
+    return record.digest not in tree_digests(files)
+
+
+def _pull_recorded(
+    queue: MergeQueue, record: MergedExpert, source: S3Uri
+) -> tuple[Path, dict[str, str]]:
+    """An expert's files as they were when it was looked at; what was added to its folder is left."""
+    there = queue.store.list(source)
+    files = queue.contents.find(record.digest)
+    if files is None:  # It was looked at by an earlier release.
+        directory, files = queue.cache.pull(_wanted(there, source))
+        if record.digest in tree_digests(files):
+            queue.contents.record(record.digest, files)
+        return directory, files
+    added = sorted(item.path for item in there if item.path not in files and is_wanted(item.path))
+    if added:
+        words = "%s: %s came after the expert was merged and is left aside"
+        get_run_logger().warning(words, source, ", ".join(added[:10]))
+    if missing := sorted(set(files) - {item.path for item in there}):
+        raise Corrupt(
+            where=f"{source} (expert of {record.task!r})",
+            expected="the files of the expert",
+            found=f"that {', '.join(missing[:10])} is gone",
+            remedy="Restore it from the bucket's older versions, or take the expert out: "
+            f"supermerge withdraw {record.ref}",
+        )
+    return queue.cache.pull([item for item in there if item.path in files], files)
 
 
 def _wanted(objects: Iterable[StoredObject], folder: S3Uri) -> list[StoredObject]:

@@ -11,7 +11,7 @@ from infra.registry.experts import ExpertVersion, find_page
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import ExpertStatus, MergedStatus
 from tasks.retry import SIDE_EFFECT
-from tasks.values import Change, Member
+from tasks.values import Change, Member, Withdrawal
 
 
 @task(**SIDE_EFFECT)
@@ -43,6 +43,8 @@ def settle_changes(
     for change in changes:
         # One that was deleted in MLflow meanwhile has no page on which anything could be written.
         if not (expert := find_page(change.record, present)):
+            continue
+        if isinstance(change, Withdrawal) and change.lost:  # Its page says why.
             continue
         if isinstance(change, Member):
             news |= experts.settle(expert, status, reason, report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -95,11 +95,13 @@ class Withdrawal:
         record: The expert as the deployed model holds it.
         words: Who asks for it and why, as a sentence.
         expert: Its version in MLflow; None where it was deleted there, which is such a request too.
+        lost: Whether nobody asks for it, but its files cannot be had.
     """
 
     record: MergedExpert
     words: str
     expert: ExpertVersion | None = None
+    lost: bool = False
 
     @property
     def task(self) -> str:
@@ -109,12 +111,17 @@ class Withdrawal:
 
 @dataclass(frozen=True)
 class Deployed:
-    """The champion on local disk, with the experts it was made of."""
+    """The champion on local disk, with the experts it was made of.
+
+    Attributes:
+        lost: Its experts whose files cannot be had any more, and why.
+    """
 
     promotion: Promotion
     manifest: Manifest
     folder: MergedFolder
     members: tuple[Member, ...]
+    lost: Mapping[MergedExpert, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefect import task
+from prefect import get_run_logger, task
 
 from infra.errors import Corrupt, Unreadable
 from infra.queue import MergeQueue
@@ -18,9 +18,11 @@ from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion, Recorded
 from merging.errors import InvalidInput
 from tasks.find import compare_with_built_on
+from tasks.pull import is_lost
 from tasks.retry import SIDE_EFFECT
-from tasks.values import Change, Member, Withdrawal
+from tasks.values import Change, Deployed, Member, Withdrawal
 
+_LOST = "cannot be merged again, and the candidate is without it."
 _DELETED = "Its version was deleted in MLflow."
 
 
@@ -43,6 +45,28 @@ def find_withdrawals(queue: MergeQueue) -> tuple[Withdrawal, ...]:
             found.append(Withdrawal(record, asked[0].tags.withdrawal, asked[0]))
         elif not same and _is_deleted(queue, record, newest):
             found.append(Withdrawal(record, _DELETED))
+    return tuple(found)
+
+
+@task(**SIDE_EFFECT)
+def name_lost(queue: MergeQueue, deployed: Deployed) -> tuple[Withdrawal, ...]:
+    """The deployed experts whose files cannot be had: a candidate has to do without them.
+
+    Each is named on its page. A person decides whether what is deployed is given up for that candidate.
+    """
+    experts = queue.registry.experts
+    present = experts.of(queue.name)
+    found = []
+    for record, why in deployed.lost.items():
+        words = f"{record.ref} {_LOST} {why}"
+        get_run_logger().warning(words)
+        if page := find_page(record, present):
+            experts.settle(page, "merged", words)
+        found.append(Withdrawal(record, words, lost=True))
+    for member in deployed.members:
+        page = find_page(member.record, present)
+        if page and page.reason.startswith(f"{member.record.ref} {_LOST}"):
+            experts.settle(page, "merged", "Its files are there again.")
     return tuple(found)
 
 
@@ -79,7 +103,8 @@ def find_taken_back(queue: MergeQueue, model: Recorded) -> str:
             return f"{record.ref} is new in it. {expert.tags.withdrawal}"
     for record in left:
         same = [expert for expert in experts if _is_same(expert, record)]
-        if same and not any(expert.tags.is_withdrawn for expert in same):
+        asked = any(expert.tags.is_withdrawn for expert in same)
+        if same and not asked and not is_lost(queue, record):
             return f"{record.ref}, which it takes out, is not withdrawn any more."
     return ""
 

@@ -91,7 +91,7 @@ def test_an_audit_goes_past_the_cache(deployed):
     facts = file.stat()
     file.write_bytes(file.read_bytes().replace(b"good", b"fine", 1))
     os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    assert "weather-0-400 (expert of 'weather'): expected digest" in seen(deployed)
+    assert "uploads/weather/weather-0-400/examples.jsonl: expected SHA-256" in seen(deployed)
 
 
 @pytest.mark.parametrize("lost", ["down", "version"])

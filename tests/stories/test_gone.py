@@ -9,7 +9,7 @@ import pytest
 from inline_snapshot import snapshot
 from mlflow import MlflowClient
 
-from infra.storage.store import S3Uri
+from infra.storage.store import S3Uri, StoredObject
 from merging.errors import InvalidInput
 from tests.stories.world import FAMILY
 
@@ -245,3 +245,97 @@ def test_an_attempt_that_cannot_be_read_back_is_made_again(candidate, gone):
     candidate.sweep()
     newest = max(int(v.version) for v in MlflowClient().search_model_versions(f"name = '{FAMILY}'"))
     assert "Promoted" in candidate.types(f"approve reviews {newest}")
+
+
+def expert_files(queue, task) -> list[StoredObject]:
+    return queue.queue.store.list(S3Uri("models", f"uploads/{task}"))
+
+
+def test_a_file_that_was_added_to_the_folder_of_a_deployed_expert_is_named_and_left_aside(two):
+    two.queue.store.write(S3Uri("models", "uploads/food/food-0-400/notes.json"), b"[]")
+    two.land("sport", 90)
+    assert two.sweep() == snapshot("""\
+sport/1: – → waiting
+log: s3://models/uploads/food/food-0-400: notes.json came after the expert was merged and is
+    left aside
+sport/1: waiting → merging
+log: s3://models/uploads/food/food-0-400: notes.json came after the expert was merged and is
+    left aside
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport: passed
+version 3: – → candidate
+champion is version 3
+previous is version 2
+version 2: promoted → superseded: Followed by version 3 (promotion 3).
+version 3: candidate → promoted: Merges sport; the gate passed on every task.
+sport/1: merging → merged: Merged in version 3.
+notice promoted: reviews version 3 is deployed: 〃
+log: reviews version 3 is deployed: 〃
+> sport: promoted. 〃\
+""")
+
+
+@pytest.mark.parametrize("fault", ["gone", "damaged"])
+def test_a_deployed_expert_that_is_lost_holds_nobody_back_and_a_person_decides_to_do_without(
+    two, fault
+):
+    """Though the family is automatic; and where the files come back, nothing is given up."""
+    store = two.queue.store
+    before = {item.uri: store.read(item.uri) for item in expert_files(two, "food")}
+    for uri in before:
+        store.delete(uri) if fault == "gone" else store.write(uri, b"{}")
+    two.land("sport", 90)
+    seen = two.sweep()
+    if fault == "gone":
+        assert seen == snapshot("""\
+sport/1: – → waiting
+sport/1: waiting → merging
+log: reviews-food/1 cannot be merged again, and the candidate is without it.
+    s3://models/uploads/food/food-0-400 (expert of 'food'): expected the files of the expert,
+    found that config.json, examples.jsonl, model.safetensors is gone. Restore it from the
+    bucket's older versions, or take the expert out: supermerge withdraw reviews-food/1
+food/1 (merged): reviews-food/1 cannot be merged again, and the candidate is without it.
+    s3://models/uploads/food/food-0-400 (expert of 'food'): expected the files of the expert,
+    found that config.json, examples.jsonl, model.safetensors is gone. Restore it from the
+    bucket's older versions, or take the expert out: supermerge withdraw reviews-food/1
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport without food: passed
+version 3: – → candidate
+sport/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
+notice needs-review: reviews version 3 needs review: s3://models/uploads/food/food-0-400 (expert
+    of 'food'): expected the files of the expert, found that config.json, examples.jsonl,
+    model.safetensors is gone. Restore it from the bucket's older versions, or take the expert
+    out: supermerge withdraw reviews-food/1 weather: 90.0 % against 90.0 % of the deployed model
+    (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than 0.7 points, and
+    5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0 of +40.0 points),
+    where 40.0 % must stay. sport: 90.0 % against 50.0 % of the deployed model (+40.0 points) on
+    400 gate examples; with 95.0 % confidence it is not worse at all. sport: keeps 100.0 % of
+    its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+> sport, food: waits for review. 〃\
+""")
+    assert "sport, food: waits for review" in seen
+    assert two.queue.promotions.newest().version == 2
+    assert "sport, food: waits for review" in two.sweep()
+    if fault == "damaged":
+        for uri, data in before.items():
+            store.write(uri, data)
+        assert two.sweep() == snapshot("""\
+version 3: candidate → superseded: reviews-food/1, which it takes out, is not withdrawn any
+    more.
+food/1 (merged): Its files are there again.
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of sport: passed
+version 4: – → candidate
+champion is version 4
+previous is version 2
+version 2: promoted → superseded: Followed by version 4 (promotion 3).
+version 4: candidate → promoted: Merges sport; the gate passed on every task.
+sport/1: merging → merged: Merged in version 4.
+notice promoted: reviews version 4 is deployed: 〃
+log: reviews version 4 is deployed: 〃
+> sport: promoted. 〃\
+""")
+        return
+    assert "Promoted (3)" in two.types("approve reviews 3")
+    assert sorted(two.queue.registry.merged.get(FAMILY, 3).tags.experts) == ["sport", "weather"]
