@@ -34,8 +34,33 @@ from tasks.values import Base, Deployed, Member, Pulled
 
 @task(**SIDE_EFFECT)
 def pull_base(queue: MergeQueue) -> Base:
-    """Pulls the base checkpoint of the family, as :func:`fetch_base` does."""
-    return fetch_base(queue)
+    """Pulls the base checkpoint of the family, as :func:`fetch_base` does.
+
+    Where it cannot be had, the copy on this machine that the deployed model was merged from will do.
+    """
+    try:
+        return fetch_base(queue)
+    except (InvalidInput, Unreadable) as error:
+        if (kept := _kept_base(queue)) is None:
+            raise
+        words = "%s The copy on this machine, from which the deployed model was merged, is used."
+        get_run_logger().warning(words, error)
+        return kept
+
+
+def _kept_base(queue: MergeQueue) -> Base | None:
+    """The base of the deployed model, where all its files are still in the cache."""
+    newest = queue.promotions.newest()
+    if newest is None:
+        return None
+    model = newest.model
+    digest = Manifest.read(queue.store, model.location, model.manifest_sha256).base_digest
+    directory = queue.cache.room.use(queue.cache.root / "trees" / digest)
+    if not directory.is_dir():
+        return None
+    files = {path: sha256_file(directory / path) for path in files_in(directory)}
+    base = Base(directory, *tree_digests(files))
+    return base if base.digest == digest else None
 
 
 def fetch_base(queue: MergeQueue) -> Base:

@@ -339,3 +339,15 @@ log: reviews version 4 is deployed: 〃
         return
     assert "Promoted (3)" in two.types("approve reviews 3")
     assert sorted(two.queue.registry.merged.get(FAMILY, 3).tags.experts) == ["sport", "weather"]
+
+
+def test_a_base_that_is_gone_is_named_and_the_copy_in_the_cache_is_used(two):
+    two.land("sport", 90)
+    two.sweep()
+    for item in two.queue.store.list(two.queue.family.base_uri):
+        two.queue.store.delete(item.uri)
+    two.land("music", 90)
+    seen = " ".join(two.sweep().split())
+    assert "expected a checkpoint below s3://models/bases/tiny, found nothing" in seen
+    assert "The copy on this machine, from which the deployed model was merged, is used." in seen
+    assert "music: promoted" in seen
