@@ -131,7 +131,8 @@ def _changes_weights(config: Mapping[str, Any]) -> bool:
     """Whether PEFT can merge this kind of adapter into the base's weights, where it is known at all."""
     from peft import PEFT_TYPE_TO_TUNER_MAPPING
 
-    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(str(config.get("peft_type")))
+    tuners: Any = PEFT_TYPE_TO_TUNER_MAPPING
+    tuner = tuners.get(config.get("peft_type"))
     shapes = config.get("alora_invocation_tokens") or config.get("layer_replication")
     return not shapes and (tuner is None or hasattr(tuner, "merge_and_unload"))
 

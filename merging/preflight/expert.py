@@ -103,7 +103,7 @@ def _classes(files: ExpertFiles, kind: ModelKind) -> Iterator[Mismatch]:
 
 def _contradiction(files: ExpertFiles) -> str:
     """How label names leave open which class is which; nothing if they do not."""
-    names: dict[int, str] = files.parsed.id2label or {}
+    names: dict[Any, str] = dict(files.parsed.id2label or {})
     if sorted(names) != list(range(len(names))):
         return f"the numbers {sorted(names)[:10]}"
     places = {name: number for number, name in names.items()}
