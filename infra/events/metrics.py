@@ -10,20 +10,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import product
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, ProcessCollector, Summary, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    ProcessCollector,
+    Summary,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client import Counter as Total
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from infra.events.runs import Runs
+from infra.events.runs import ENDED, Runs
 from infra.events.verdicts import Verdicts
 from infra.overview import ALL, Overview, overviews
 from infra.registry.registry import Registry
+from infra.registry.tags import ExpertStatus
 from infra.settings import Settings
 from infra.storage.store import ObjectStore, connect_store
 from merging.errors import MergeQueueError
+from merging.gate.report import Verdict
 
+disable_created_metrics()  # Nothing asks when a counter began.
+
+FLOWS = ("continual-merge", "promote", "rollback", "audit", "gc", "rebuild")
+STATUSES, VERDICTS = get_args(ExpertStatus), get_args(Verdict)
+OUTCOMES = ("taken", "ignored", "forged", "refused", "unavailable")
+"""What becomes of a message to the receiver."""
 AGED = ("waiting", "merging")
 """Statuses of an expert that should not last."""
 
@@ -64,8 +80,9 @@ class Seen(Collector):
         for one in self.families:
             for part in ALL:
                 readable.add_metric([one.name, part], float(part not in one.unseen))
-            for status, count in one.counts.items():
-                experts.add_metric([one.name, status], count)
+            if "experts" not in one.unseen:
+                for status, count in (dict.fromkeys(STATUSES, 0) | one.counts).items():
+                    experts.add_metric([one.name, status], count)
             for status in AGED:
                 if time := one.oldest(status):
                     oldest.add_metric([one.name, status], time.timestamp())
@@ -100,6 +117,8 @@ class Metrics:
         self._registry.register(self._seen)
         ProcessCollector(registry=self._registry)
         self.deliveries = self._total("deliveries", "Messages of MLflow, or forged.", "outcome")
+        for outcome in OUTCOMES:
+            self.deliveries.labels(outcome)
         self._verdicts = self._total("verdicts", "What the gate decided.", "family", "verdict")
         self._ended = self._total("runs", "Flow runs that ended.", "family", "flow", "state")
         self._steps = Summary(
@@ -113,6 +132,7 @@ class Metrics:
         """Asks the servers, and gives all metrics in Prometheus' format."""
         self._seen.families = overviews(self._settings, self._store, self._mlflow)
         for one in self._seen.families:
+            self._begin_at_zero(one.name)
             if one.family is not None and "log" not in one.unseen:
                 self._count_verdicts(one)
         try:
@@ -128,6 +148,13 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics as they were last seen."""
         return generate_latest(self._registry)
+
+    def _begin_at_zero(self, family: str) -> None:
+        """Makes every counter of a family: Prometheus does not see the step from none to one."""
+        for verdict in VERDICTS:
+            self._verdicts.labels(family, verdict)
+        for flow, state in product(FLOWS, ENDED):
+            self._ended.labels(family, flow, state.lower())
 
     def _count_verdicts(self, one: Overview) -> None:
         if one.family is None:
