@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help install format check test test-fast coverage docs demo up down lock clean
+.PHONY: help install format check test test-fast chaos coverage docs demo up down lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,7 +38,15 @@ test: install  ## every test, against real servers on loopback
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report= $(PYTEST_ARGS)
 
 test-fast: install  ## every test that needs no server
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not e2e' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not e2e and not chaos' $(PYTEST_ARGS)
+
+# It resolves to other versions of what it shares with the project, so it lives apart.
+$(VENV)-mitmproxy/bin/mitmdump:
+	$(PYTHON) -m venv $(VENV)-mitmproxy
+	$(VENV)-mitmproxy/bin/python -m pip install --quiet --disable-pip-version-check 'mitmproxy>=11,<13'
+
+chaos: install $(VENV)-mitmproxy/bin/mitmdump  ## kills, faults, races and load, for hours; writes docs/reliability.md
+	CHAOS=1 $(BIN)/python -m pytest tests/chaos -n 2 --dist worksteal --timeout 14400 $(PYTEST_ARGS)
 
 coverage: install  ## how much of flows, tasks and gate the last `make test` ran through
 	$(BIN)/coverage report

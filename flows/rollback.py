@@ -115,6 +115,8 @@ def choose_target(family: str, entries: Sequence[Promotion], to: int | None) -> 
     Raises:
         Refused: There is no such version, or it is deployed at present.
     """
+    if not entries:
+        raise Refused(f"Nothing of family {family!r} is deployed yet.", "Register an expert first.")
     if to is None:
         if before := model_before(entries):
             return before

@@ -101,6 +101,8 @@ def find_taken_back(queue: MergeQueue, model: Recorded) -> str:
             return f"{record.ref}, which is new in it, was deleted in MLflow."
         if expert.tags.is_withdrawn:
             return f"{record.ref} is new in it. {expert.tags.withdrawal}"
+        if expert.status == "held":  # Such as one whose task got a newer expert.
+            return f"{record.ref}, which is new in it, is held: {expert.reason}"
     for record in left:
         same = [expert for expert in experts if _is_same(expert, record)]
         asked = any(expert.tags.is_withdrawn for expert in same)

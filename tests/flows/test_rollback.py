@@ -45,7 +45,8 @@ def test_of_two_models_with_one_number_the_later_is_taken():
 @pytest.mark.parametrize(
     ("versions", "to", "told"),
     [
-        ((), None, "has no version before the present one"),
+        ((), None, "Nothing of family 'f' is deployed yet"),
+        ((), 1, "Nothing of family 'f' is deployed yet"),
         ((1,), None, "has no version before the present one"),
         ((1, 2), 7, r"deployed until now were \[1, 2\], at present 2"),
         ((1, 2), 2, "cannot be gone back to"),

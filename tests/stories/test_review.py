@@ -231,11 +231,11 @@ def test_a_newer_version_of_the_task_takes_the_place_of_one_in_review(candidate)
     assert candidate.sweep() == snapshot("""\
 food/2: – → waiting
 food/1: merging → held: reviews-food/2 was registered later for the same task.
+version 2: candidate → superseded: reviews-food/1, which is new in it, is held: 〃
 food/2: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
 version 3: – → candidate
-version 2: candidate → superseded: Version 3 merges newer experts.
 food/2 (merging): Waits for review of version 3: set its tag approval_status to approved or
     rejected.
 notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
@@ -245,6 +245,24 @@ notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.
     (+45.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
     keeps 100.0 % of its expert's gain (+45.0 of +45.0 points), where 50.0 % must stay.
 > food: waits for review. 〃\
+""")
+
+
+def test_a_candidate_is_not_approved_once_its_task_went_back_to_what_is_deployed(candidate):
+    candidate.types(f"approve {FAMILY} 2")
+    candidate.land("food", 91, seed=1)
+    candidate.sweep()
+    candidate.land("food", 90)
+    assert candidate.sweep() == snapshot("""\
+food/3: – → waiting
+food/2: merging → held: reviews-food/3 was registered later for the same task.
+version 3: candidate → superseded: reviews-food/2, which is new in it, is held: 〃
+food/3: waiting → merged: Same content as reviews-food/1, which is deployed.
+> No expert is waiting.\
+""")
+    assert candidate.types(f"approve {FAMILY} 3") == snapshot("""\
+> Version 3 is superseded, so it cannot be approved any more. Review the newest candidate, or
+    roll back.\
 """)
 
 

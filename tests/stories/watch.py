@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -63,6 +63,11 @@ class Watch:
         self._settle()
         self._status.clear()
         self._reason.clear()
+
+    def catch_up(self, statuses: Mapping[tuple[str, str], str]) -> None:
+        """Knows what another process, which it could not watch, has written."""
+        self._settle()
+        self._status |= statuses
 
     @contextmanager
     def by_hand(self) -> Iterator[None]:
