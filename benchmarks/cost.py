@@ -54,10 +54,10 @@ def costs(laboratory: Laboratory, variants: Mapping[str, MergeSettings]) -> list
         examples, _ = calibration_sets(merged, expert, model, settings, laboratory.work)
         indices = batch_indices(len(examples), 32, 0, expert.task, settings.seed)
         with FlopCounterMode(display=False) as counter:
-            examples.loss(model, indices, settings).backward()  # type: ignore[no-untyped-call]
+            examples.loss(model, indices, settings).backward()
         operations[expert.task] = counter.get_total_flops() / len(indices)
         started = time.process_time()
-        examples.loss(model, indices, settings).backward()  # type: ignore[no-untyped-call]
+        examples.loss(model, indices, settings).backward()
         seconds[expert.task] = (time.process_time() - started) / len(indices)
     num_experts = len(merged.experts)
     rows = []

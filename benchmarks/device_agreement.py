@@ -6,7 +6,9 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
@@ -113,17 +115,19 @@ def learning(setting: Setting, add: Add) -> None:
     experts = learners(setting)
     settings = MergeSettings(steps=20, evaluate_every=5, calibration_size=200)
 
-    def learn(name: str, device: torch.device, **progress: object) -> Learned:
+    def learn(name: str, device: torch.device, **progress: Any) -> Learned:
         work = setting.work / f"run-{name}"
         return learn_coefficients(experts, settings, work=work, device=device, **progress)
 
     found: dict[str, Learned] = {}
+
+    def run(name: str, device: torch.device) -> None:
+        found[name] = learn(name, device)
+
     times = {}
     for name, device in (("cpu", CPU), ("device", setting.device), ("again", setting.device)):
         with emptied(setting.device):
-            times[name] = seconds(
-                setting.device, lambda n=name, d=device: found.update({n: learn(n, d)})
-            )
+            times[name] = seconds(setting.device, partial(run, name, device))
     losses = {n: sum(f.history[-1].losses.values()) for n, f in found.items()}
     values = {f"{n}_s": t for n, t in times.items()} | {f"{n}_loss": x for n, x in losses.items()}
     text = ", ".join(f"{n} {losses[n]:.5f} ({times[n]:.1f} s)" for n in found)
@@ -188,7 +192,11 @@ def learners(setting: Setting) -> ExpertSet:
 def write_expert(bench: DeviceBench, number: int, directory: Path) -> None:
     """The base with its noise and a head, and examples whose label is in their first word."""
     head, source = bench.head(number), Cut(bench.base, number, "dense")
-    tensors = {f"bert.{n}": bench.base.read(n).float() + source.delta(n) for n in bench.names}
+    tensors = {}
+    for name in bench.names:
+        delta = source.delta(name)
+        assert isinstance(delta, torch.Tensor)
+        tensors[f"bert.{name}"] = bench.base.read(name).float() + delta
     save_tensors(directory / "model.safetensors", {**tensors, **head.tensors})
     (directory / "config.json").write_text(json.dumps(dict(head.config)))
     generator = torch.Generator().manual_seed(number)

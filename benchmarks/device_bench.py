@@ -63,7 +63,8 @@ def random_base(size: str, work: Path, device: torch.device) -> Path:
     torch.manual_seed(0)
     with torch.device(device):
         if "num_key_value_heads" in values:
-            model: Any = LlamaModel(LlamaConfig(**values)).to(torch.bfloat16)
+            model: Any = LlamaModel(LlamaConfig(**values))
+            model = model.to(torch.bfloat16)
         else:
             inner = {"intermediate_size": 4 * values["hidden_size"]}
             model = BertModel(BertConfig(**values, **inner))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ def copies(setting: Setting, add: Add) -> None:
     bench = setting.bench("109 M")
     vectors = bench.vectors(8)
     names = [n for n in vectors.names if n not in bench.lookups()]
-    stacks = [part.stack for n in names for part in vectors.stack(n).parts]
+    parts: list[Any] = [part for n in names for part in vectors.stack(n).parts]
+    stacks = [part.stack for part in parts]
     largest = max(stacks, key=lambda stack: stack.nbytes)
     pinned = torch.empty_like(largest, pin_memory=setting.device.type == "cuda")
 
@@ -54,7 +56,7 @@ def copies(setting: Setting, add: Add) -> None:
     there = pinned.to(setting.device)
     speed("device to device, bytes read and written", 2 * there.nbytes, lambda: there.clone())
     gradient = torch.randn(there.shape[1:], device=setting.device)
-    resident = vectors.stack(names[0]).parts[0].__class__(torch.arange(8), there)
+    resident = type(parts[0])(torch.arange(8), there)
     speed(
         "inner products of a resident stack",
         there.nbytes,
@@ -72,8 +74,8 @@ def copies(setting: Setting, add: Add) -> None:
                 feed.tile(name, tile)
 
     speed("the engine's feed, streamed", total, ask_all)
-    there = "the same, sent once to stay"
-    speed(there, total, lambda: [send_all(vectors, name, setting.device) for name in names])
+    what = "the same, sent once to stay"
+    speed(what, total, lambda: [send_all(vectors, name, setting.device) for name in names])
 
 
 def serving(setting: Setting, add: Add) -> None:
@@ -97,8 +99,8 @@ def serving(setting: Setting, add: Add) -> None:
         with emptied(setting.device):
             loaded = LoadedModel(backbone, experts.heads["t0"], KIND, where)
             loaded.answer(some[:64])
-            rate = len(some) / seconds(setting.device, lambda m=loaded, s=some: m.answer(s))
-            encode = len(some) / seconds(cpu, lambda m=loaded, s=some: m.encoder.encode(s))
+            rate = len(some) / seconds(setting.device, partial(loaded.answer, some))
+            encode = len(some) / seconds(cpu, partial(loaded.encoder.encode, some))
         add(
             Figure(
                 f"evaluation on {where.type}, 22 M",

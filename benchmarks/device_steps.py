@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,13 @@ def _grid(
 
 def _step_times(bench: DeviceBench, size: str, experts: int, add: Add, **how: bool) -> None:
     plain, models = bench.models(1), bench.models(1)
-    merge = bench.merge(models, experts, **how)
+    merge = bench.merge(models, experts, "fp32", **how)
     kind = " ".join([bench.form, *(["by row"] if how.get("rows") else []), _way(merge)])
     for batches in (8, 1):
         ratio, step, bare = in_turn(
             bench.device,
-            lambda n=batches: bench.step(models, merge, n),
-            lambda n=batches: bench.bare(plain, n),
+            partial(bench.step, models, merge, batches),
+            partial(bench.bare, plain, batches),
             7,
         )
         add(

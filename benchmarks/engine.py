@@ -18,7 +18,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import json
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,9 +29,10 @@ from benchmarks.synthetic import KIND, Bench, Row, autograd_step, ratio
 from infra.demo.backbones import build_base
 from merging.models.coefficients import Coefficients
 from merging.models.materialise import materialise
+from merging.settings import Storage
 from merging.vectors.expert_set import ExpertSet
 
-LARGE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+LARGE: dict[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE |= {"intermediate_size": 3072}  # BERT base: 109 M parameters
 
 
@@ -41,8 +44,8 @@ def step_times(bench: Bench, sizes: list[int], pairs: int) -> list[Row]:
             plain, models = bench.models(tasks), bench.models(tasks)
             merge = bench.merge(models, experts)
             wall, processor = ratio(
-                lambda m=models, g=merge, t=tasks: bench.step(m, g, t),
-                lambda p=plain, t=tasks: bench.bare(p, t),
+                partial(bench.step, models, merge, tasks),
+                partial(bench.bare, plain, tasks),
                 pairs,
             )
             goal = goals.get(experts)
@@ -66,8 +69,8 @@ def other_forms(bench: Bench, pairs: int) -> list[Row]:
     for form in ("autograd", "AdaMerging sum"):
         models = bench.models(1)
         wall, processor = ratio(
-            lambda m=models, f=form: autograd_step(bench, m, vectors, f),
-            lambda: bench.bare(plain, 1),
+            partial(autograd_step, bench, models, vectors, form),
+            partial(bench.bare, plain, 1),
             pairs,
         )
         rows.append(
@@ -146,12 +149,13 @@ def storage(bench: Bench, pairs: int) -> list[Row]:
     rows = []
     whole = bench.vectors(8).nbytes
     plain = bench.models(1)
+    kept: Storage
     for kept in ("fp32", "bf16", "int8"):
         vectors = bench.vectors(8, kept)
         models = bench.models(1)
         merge = bench.merge(models, 8, kept)
         wall, processor = ratio(
-            lambda m=models, g=merge: bench.step(m, g, 1), lambda: bench.bare(plain, 1), pairs
+            partial(bench.step, models, merge, 1), partial(bench.bare, plain, 1), pairs
         )
         found = f"{vectors.nbytes / whole:.2f}, {wall:.2f} (cpu {processor:.2f})"
         rows.append(Row(f"{kept} vectors: bytes / fp32's, step / bare (K=8, 1 micro-batch)", found))

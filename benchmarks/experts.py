@@ -85,7 +85,11 @@ def main() -> None:
     """Prints the accuracy of each expert and of the base with the expert's head."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--kind", type=ModelKind, choices=list(NAMES), action="append", help="only this backbone"
+        "--kind",
+        type=ModelKind,  # type: ignore[arg-type]  # mypy asks for what a member is made of
+        choices=list(NAMES),
+        action="append",
+        help="only this backbone",
     )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path(".cache"))

@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from merging.gate import GatePolicy
 from merging.gate.comparison import compare
@@ -27,6 +28,8 @@ from merging.gate.statistics import (
     tango_statistic,
 )
 from merging.models.outcomes import Outcomes
+
+Flags = NDArray[np.bool_]
 
 POLICY = GatePolicy()
 DISAGREEMENT = 0.08  # share of examples on which candidate and deployed model differ
@@ -62,25 +65,29 @@ def draw(
     return counts[:, 0], counts[:, 1]
 
 
-def passes(wins: Floats, losses: Floats, n: int, margin: float, confidence: float) -> Floats:
+def passes(wins: Floats, losses: Floats, n: int, margin: float, confidence: float) -> Flags:
     """Where the gate's bound is above −margin, bool [draws]."""
     if n < max(POLICY.minimum_examples, fewest_examples(margin, confidence)):
         return np.zeros(wins.shape, dtype=bool)
-    return tango_statistic(wins, losses, np.float64(n), -margin) > quantile(confidence)
+    return _statistic(wins, losses, n, margin) > quantile(confidence)
 
 
-def undecided(wins: Floats, losses: Floats, n: int) -> Floats:
+def undecided(wins: Floats, losses: Floats, n: int) -> Flags:
     """Where the gate says that the examples are too few, bool [draws]."""
     z = quantile(POLICY.confidence)
-    statistic = tango_statistic(wins, losses, np.float64(n), -POLICY.margin)
+    statistic = _statistic(wins, losses, n, POLICY.margin)
     total, place = np.unique(wins + losses, return_inverse=True)
     needed = np.array([examples_needed(t / n, POLICY.margin, POLICY.confidence) for t in total])
     return (np.abs(statistic) <= z) & (n < needed[place])
 
 
+def _statistic(wins: Floats, losses: Floats, n: int, margin: float) -> Floats:
+    return tango_statistic(wins, losses, np.array(float(n)), np.array(-margin))
+
+
 def print_pass_rates(rng: np.random.Generator, draws: int) -> None:
     """Table 1: how often each rule promotes, by true difference and number of examples."""
-    rules: dict[str, Callable[[Floats, Floats, int], Floats]] = {
+    rules: dict[str, Callable[[Floats, Floats, int], Flags]] = {
         "naive rule promotes": lambda wins, losses, _n: wins >= losses,
         "gate promotes": lambda w, lo, n: passes(w, lo, n, POLICY.margin, POLICY.confidence),
         "gate asks for more examples": undecided,
@@ -216,7 +223,7 @@ def drift(rng: np.random.Generator, rule: str, mean: float) -> tuple[float, floa
     return float((truth - START).mean()), float((truth - START).min()), promotions, arrivals
 
 
-def promotes(rule: str, champion: Floats, candidate: Floats) -> bool:
+def promotes(rule: str, champion: Flags, candidate: Flags) -> bool:
     """Whether a rule promotes a candidate, from right answers, bool [tasks, examples]."""
     if rule == "naive":
         return bool(candidate.mean() >= champion.mean())
@@ -237,7 +244,7 @@ def print_bootstrap(rng: np.random.Generator, sets: int) -> None:
     row = []
     for n in (200, 500):
         bounds = [macro_f1_bound(rng, n, classes=5) for _ in range(sets)]
-        row.append(percent(np.mean(np.array(bounds) > -POLICY.margin)))
+        row.append(percent(float(np.mean(np.array(bounds) > -POLICY.margin))))
     table(["200 examples", "500 examples"], [row])
 
 

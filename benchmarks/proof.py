@@ -37,14 +37,15 @@ from merging.preflight.proof import prove
 from tests.tiny_tokenizer import SPECIAL, write_tokenizer
 
 EXAMPLES, LENGTH = 500, 32  # Rows of a table, and words of each.
-TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+LABELS: dict[str, Any] = {"num_labels": 3}
+TOKENS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 
 
 def bert(words: int) -> Any:
     """22.7 M parameters in fp32, as the demo's text model."""
     config = BertConfig(
         vocab_size=words, hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
-        intermediate_size=1536, num_labels=3,
+        intermediate_size=1536, **LABELS,
     )  # fmt: skip
     return BertForSequenceClassification(config)
 

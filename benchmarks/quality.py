@@ -54,7 +54,11 @@ def main() -> None:
     """Prints the tables that were asked for, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--kind", type=ModelKind, choices=list(NAMES), action="append", help="only this backbone"
+        "--kind",
+        type=ModelKind,  # type: ignore[arg-type]  # mypy asks for what a member is made of
+        choices=list(NAMES),
+        action="append",
+        help="only this backbone",
     )
     parser.add_argument("--table", choices=TABLES, action="append", help="only this table")
     parser.add_argument("--seeds", type=int, default=2)
@@ -85,7 +89,11 @@ def compare_learned(laboratories: Sequence[Laboratory]) -> None:
     table.reference()
     row = {"granularity": "row", "steps": DEFAULT.steps}
     soft = {"objective": "experts"}
-    few = {"tensor, labels": {}, "tensor, soft labels": soft, "row, soft labels": {**row, **soft}}
+    few: dict[str, dict[str, Any]] = {
+        "tensor, labels": {},
+        "tensor, soft labels": soft,
+        "row, soft labels": {**row, **soft},
+    }
     many = few | {
         "tensor, both": {"objective": "both"},
         "row, both": {**row, "objective": "both"},

@@ -24,6 +24,7 @@ from merging.learning.stream import StreamedMerge
 from merging.learning.taskmodels import TaskModels
 from merging.learning.weights import TensorWeights
 from merging.safefile import save_tensors
+from merging.settings import Storage
 from merging.vectors.mapped import TaskVectors, build_vectors
 
 KIND = ModelKind.TEXT_CLASSIFIER
@@ -94,15 +95,15 @@ class Bench:
         heads = [self.head(i) for i in range(tasks)]
         return TaskModels(self.base, heads, KIND, self.names, CPU)
 
-    def vectors(self, experts: int, storage: str = "fp32") -> TaskVectors:
+    def vectors(self, experts: int, storage: Storage = "fp32") -> TaskVectors:
         """The task vectors of so many synthetic experts, from a file in the work folder."""
         path = self.work / f"{self.directory.name}-{experts}-{storage}.safetensors"
         sources = [Noise(self.base, i) for i in range(experts)]
         lookups = self.models(1).lookups
-        build_vectors(path, self.base, sources, self.names, storage, lookups)  # type: ignore[arg-type]
+        build_vectors(path, self.base, sources, self.names, storage, lookups)
         return TaskVectors(path)
 
-    def merge(self, models: TaskModels, experts: int, storage: str = "fp32") -> StreamedMerge:
+    def merge(self, models: TaskModels, experts: int, storage: Storage = "fp32") -> Merge:
         """A streamed merge of so many experts into the parameters of `models`."""
         weights = {
             n: TensorWeights(torch.full((experts,), 0.1), tanh=True, learning_rate=0.01)
@@ -182,7 +183,8 @@ def autograd_step(bench: Bench, models: TaskModels, vectors: TaskVectors, form: 
 
 def ratio(first: Callable[[], None], second: Callable[[], None], pairs: int) -> tuple[float, float]:
     """Median of first/second over pairs run in turn, by wall clock and by processor time."""
-    second(), first()
+    second()
+    first()
     wall, processor = [], []
     for _ in range(pairs):
         times = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -226,7 +227,7 @@ def greedy_settings(
 def quiet_transformers() -> Iterator[None]:
     """Keeps back what transformers says about settings and weights that are as they have to be."""
     verbosity = transformers_logging.get_verbosity()
-    _set_verbosity(transformers_logging.ERROR)
+    _set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         yield

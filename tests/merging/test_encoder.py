@@ -125,12 +125,17 @@ def generator(cls: str, sizes: dict[str, Any], generation: dict[str, Any] | None
 
 
 ENDS = {"eos_token_id": [3, 9], "pad_token_id": 0, "decoder_start_token_id": 2}
+SHORT = {**ENDS, "max_new_tokens": 8}
 # What authors of generators set, and what a batch does to it.
 SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "none": ("llama", LLAMA, None),
     "several ends": ("llama", LLAMA, ENDS),
-    "beams and sampling": ("llama", LLAMA, {**ENDS, "num_beams": 4, "do_sample": True, "top_k": 5}),
-    "a penalty that sees padding": ("llama", LLAMA, {**ENDS, "repetition_penalty": 1.7}),
+    "beams and sampling": (
+        "llama",
+        LLAMA,
+        {**SHORT, "num_beams": 4, "do_sample": True, "top_k": 5},
+    ),
+    "a penalty that sees padding": ("llama", LLAMA, {**SHORT, "repetition_penalty": 1.7}),
     "a length that counts the input": ("gpt2", GPT2, {**ENDS, "max_length": 14}),
     "more than there is room for": ("gpt2", GPT2, {**ENDS, "max_new_tokens": 100}),
     "no ends": ("gpt2", {**GPT2, "eos_token_id": None}, {"max_new_tokens": 5}),
@@ -139,7 +144,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
         *("bart", BART),
         {**ENDS, "eos_token_id": 3, "forced_bos_token_id": 9, "max_new_tokens": 6},
     ),
-    "relative": ("t5", T5, ENDS),
+    "relative": ("t5", T5, SHORT),
 }
 
 

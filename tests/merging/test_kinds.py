@@ -164,8 +164,8 @@ def _copy(cls: type, config: object, base: PreTrainedModel, seed: int) -> PreTra
 CASES = [vit, deit, dinov2, gpt2_classifier, t5, bart, llama, gpt2]
 TABLES = {
     ModelKind.IMAGE_CLASSIFIER: image_table,
-    ModelKind.GENERATOR: generation_table,
-    ModelKind.TEXT_CLASSIFIER: lambda seed: text_table(seed).assign(
+    ModelKind.GENERATOR: lambda seed: generation_table(seed, 20),
+    ModelKind.TEXT_CLASSIFIER: lambda seed: text_table(seed, 40).assign(
         label=lambda t: t["label"].str[-1:].astype(int)
     ),
 }

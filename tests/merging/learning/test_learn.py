@@ -14,14 +14,21 @@ from merging.vectors.expert_set import ExpertSet
 from tests.merging.tiny import first
 
 CPU = torch.device("cpu")
-FAST = MergeSettings(steps=10, row_share=0.4, batch_size=4, evaluate_every=2, learning_rate=0.05)
+FAST = MergeSettings(
+    steps=10,
+    row_share=0.4,
+    batch_size=4,
+    evaluate_every=2,
+    calibration_size=24,
+    learning_rate=0.05,
+)
 
 
 @pytest.mark.parametrize("objective", get_args(Objective))
 def test_learning_lowers_the_loss_on_held_out_examples(
     text_set: ExpertSet, tmp_path: Path, objective: str
 ) -> None:
-    settings = FAST.model_copy(update={"objective": objective, "steps": 20})
+    settings = FAST.model_copy(update={"objective": objective, "calibration_size": 60})
     learned = learn_coefficients(text_set, settings, work=tmp_path, device=CPU)
     looks = [sum(r.held_out.values()) for r in learned.history if r.held_out]
     assert min(looks) < looks[0]

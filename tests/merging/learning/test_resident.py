@@ -26,7 +26,14 @@ from merging.vectors.feed import MappedFeed
 from tests.merging.learning.test_stream import Plain, write_vectors
 
 CPU = torch.device("cpu")
-SETTINGS = MergeSettings(steps=10, row_share=0.4, batch_size=4, evaluate_every=2, tune_heads=True)
+SETTINGS = MergeSettings(
+    steps=10,
+    row_share=0.4,
+    batch_size=4,
+    evaluate_every=2,
+    calibration_size=24,
+    tune_heads=True,
+)
 
 
 @pytest.fixture

@@ -25,7 +25,14 @@ from tests.merging.tiny import WORDS, first, moved, save_expert, text_table
 from tests.tiny_tokenizer import SPECIAL, write_tokenizer
 
 CPU = torch.device("cpu")
-FAST = MergeSettings(steps=10, row_share=0.4, batch_size=4, evaluate_every=2, learning_rate=0.05)
+FAST = MergeSettings(
+    steps=10,
+    row_share=0.4,
+    batch_size=4,
+    evaluate_every=2,
+    calibration_size=24,
+    learning_rate=0.05,
+)
 SHORT = MergeSettings(
     steps=4,
     row_share=0.5,
