@@ -141,7 +141,7 @@ def load_family(name: str, directory: Path) -> Family:
     try:
         content = yaml.safe_load(path.read_text())
         family = Family.model_validate(content)
-    except (yaml.YAMLError, ValidationError) as error:
+    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
         raise InvalidInput(
             where=str(path),
             expected="a family file",

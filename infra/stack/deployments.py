@@ -84,18 +84,49 @@ def fill_in(family: Family, project: Path) -> list[dict[str, Any]]:
         "SUPERMERGE_AUDIT_SCHEDULE": family.audit_schedule or "",
         "SUPERMERGE_GC_SCHEDULE": family.gc_schedule or "",
     }
-    text = deployments_file().read_text()
+    text = _text()
     for name, value in values.items():
         text = text.replace(f"{{{{ ${name} }}}}", value)
     digest = hashlib.sha256(f"{project}\0{text}".encode())
     for path in sorted((project / "flows").glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    deployments: list[dict[str, Any]] = yaml.safe_load(text)["deployments"]
+    deployments: list[dict[str, Any]] = _parsed(text)["deployments"]
     for deployment in deployments:
         schedules = deployment.get("schedules", [])
         deployment["schedules"] = [schedule for schedule in schedules if schedule["cron"]]
         deployment["version"] = digest.hexdigest()[:12]
     return deployments
+
+
+def _text() -> str:
+    try:
+        return deployments_file().read_text()
+    except UnicodeDecodeError as error:
+        raise _malformed(error) from error
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """What prefect.yaml holds.
+
+    Raises:
+        InvalidInput: It is not what Prefect deploys from.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _malformed(error) from error
+    if not isinstance(content, dict) or not {"pull", "deployments"} <= set(content):
+        raise _malformed("something else")
+    return content
+
+
+def _malformed(found: object) -> InvalidInput:
+    return InvalidInput(
+        where=str(deployments_file()),
+        expected="YAML with `pull` and `deployments`",
+        found=str(found),
+        remedy="Start from the prefect.yaml of this project, or remove the file to use that one.",
+    )
 
 
 def _deployed(client: httpx.Client) -> set[tuple[str, str]]:
@@ -117,7 +148,7 @@ def _of_prefect(settings: Settings) -> dict[str, str]:
 
 
 def _apply(settings: Settings, deployments: list[dict[str, Any]]) -> None:
-    pull = yaml.safe_load(deployments_file().read_text())["pull"]
+    pull = _parsed(_text())["pull"]
     path = settings.state_dir / "prefect.yaml"
     path.write_text(yaml.safe_dump({"pull": pull, "deployments": deployments}))
     finished = subprocess.run(

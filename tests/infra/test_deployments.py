@@ -14,8 +14,10 @@ from prefect.flows import load_flow_from_entrypoint
 
 from infra.families import Family, load_family
 from infra.settings import PROJECT
+from infra.stack import deployments
 from infra.stack.deployments import fill_in
 from infra.stack.orchestration import DECISIONS, POOL
+from merging.errors import InvalidInput
 
 DEMO = load_family("demo", PROJECT / "infra" / "families")
 
@@ -32,6 +34,15 @@ def filled(**changes: Any) -> dict[str, dict[str, Any]]:
 
 FILLED = filled()
 every_flow = pytest.mark.parametrize("flow", sorted(FILLED))
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"pull: [", b"[]", b"deployments: []"])
+def test_a_prefect_yaml_that_nothing_can_be_deployed_from_is_named(tmp_path, monkeypatch, content):
+    file = tmp_path / "prefect.yaml"
+    file.write_bytes(content)
+    monkeypatch.setattr(deployments, "deployments_file", lambda: file)
+    with pytest.raises(InvalidInput, match=r"prefect\.yaml: expected YAML with `pull`"):
+        fill_in(DEMO, PROJECT)
 
 
 def test_each_family_has_five_deployments_with_its_name() -> None:

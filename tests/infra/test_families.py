@@ -57,6 +57,13 @@ def test_what_is_wrong_is_named(tmp_path, changes, named):
     assert named in str(error.value)
 
 
+@pytest.mark.parametrize("content", [b"kind: \xff", b"[1, 2]", b"", b"a: b: c"])
+def test_what_is_no_family_file_at_all_is_refused(tmp_path, content):
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"x\.yaml: expected a family file"):
+        load_family("x", tmp_path)
+
+
 def test_an_unknown_family_lists_those_there_are(tmp_path):
     with pytest.raises(InvalidInput, match="families: x"):
         load_family("z", write(tmp_path))
