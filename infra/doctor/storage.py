@@ -96,7 +96,10 @@ def _look_at_checksums(store: S3Store, settings: Settings, root: S3Uri) -> Itera
 
 def _look_at_family(store: ObjectStore, family: Family) -> Iterator[Finding]:
     for bucket in family.expert_buckets:
-        store.list(S3Uri(bucket, "doctor"))
+        try:
+            store.list(S3Uri(bucket, "doctor"))
+        except Unreadable as error:  # The key may open no more of it than the experts' folders.
+            yield Finding(f"family {family.name}", error.reason, "worth knowing", error.remedy)
     if store.list(family.base_uri):
         yield Finding(f"family {family.name}", f"Its base lies at {family.base}.")
     else:

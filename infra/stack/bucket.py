@@ -26,8 +26,8 @@ def check_bucket(settings: Settings, *, create: bool) -> None:
     try:
         s3 = s3_client(settings, retries={"total_max_attempts": 2})
         try:
-            # HEAD would be refused without a word.
-            s3.list_objects_v2(Bucket=settings.bucket, MaxKeys=1)
+            # HEAD would be refused without a word, and a key need not open the whole bucket.
+            s3.list_objects_v2(Bucket=settings.bucket, Prefix="_mlflow/", MaxKeys=1)
         except ClientError as error:
             if not create or error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise

@@ -135,9 +135,11 @@ class S3Store:
             self._proved.add(folder)
 
     def clock(self, uri: S3Uri) -> datetime:
-        """What time it is on the server; any place in it that may be listed will do."""
+        """What time it is on the server; any folder in it that may be listed will do."""
         with self._asking_for(uri):
-            answer = self._client.list_objects_v2(Bucket=uri.bucket, Prefix=uri.key, MaxKeys=1)
+            answer = self._client.list_objects_v2(
+                Bucket=uri.bucket, Prefix=f"{uri.key}/", MaxKeys=1
+            )
         return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def refuses_damage(self, uri: S3Uri) -> bool:
