@@ -69,7 +69,8 @@ log: reviews version 3 is deployed: 〃
 > ✓ it answers as it did when it was judged
 > ✓ rebuilding it from base, experts and coefficients gives the same bytes
 > ✓ its scores are those of the decision
-> ✓ aliases and tags agree with the promotion log\
+> ✓ aliases and tags in MLflow are those that the queue wrote
+> ✓ the log is whole from promotion 1 to 5, and all that it names is there\
 """)
 
 
