@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,9 @@ def really_learning() -> Iterator[None]:
 class Trial:
     """One queue, as it was saved; a run of it is killed, and then another one ends."""
 
-    def __init__(self, tester: Tester, points: Points) -> None:
+    def __init__(self, tester: Tester, points: Points, folder: Path) -> None:
         self.tester = tester
+        self._folder = folder
         self.points = points
         self.log = invariants.Log()
         self.log.grown(tester.queue)
@@ -74,11 +75,41 @@ class Trial:
         with os.fdopen(read) as told:
             where = told.read().strip().rpartition("\n")[2]
         _, status = os.waitpid(child, 0)
+        self._catch_up()
+        return where if os.WIFSIGNALED(status) else ""
+
+    def all_at_once(self, commands: Sequence[str]) -> list[str]:
+        """Types each command in a child process of its own, all at one moment; gives what each says."""
+        read, write = os.pipe()
+        children = []
+        for number, command in enumerate(commands):
+            said = self._folder / str(number)
+            child = os.fork()
+            if child == 0:
+                os.close(write)
+                os.read(read, 1)  # Which ends for all of them when the parent closes its end.
+                self._say(command, said)
+            children.append((child, said))
+        os.close(write)
+        os.close(read)
+        for child, _ in children:
+            os.waitpid(child, 0)
+        self._catch_up()
+        return [said.read_text() for _, said in children]
+
+    def _say(self, command: str, said: Path) -> None:
+        words = "it ended without a word"
+        try:
+            words = self.tester.types(command)
+        finally:
+            said.write_text(words)
+            os._exit(0)
+
+    def _catch_up(self) -> None:
         registry = self.tester.queue.registry
         known = {(FAMILY, str(v.version)): v.status or "" for v in registry.merged.of(FAMILY)}
         known |= {(e.name, str(e.version)): e.status or "" for e in registry.experts.of(FAMILY)}
         self.tester.watch.catch_up(known)
-        return where if os.WIFSIGNALED(status) else ""
 
     def _die(self, command: str, at: int | None, told: int) -> None:
         def end(name: str) -> None:
@@ -130,7 +161,7 @@ def trial(world: World, saved: Saved, **family: object) -> Iterator[Trial]:
         points.watching(),
         _steps_told(points),
     ):
-        yield Trial(tester, points)
+        yield Trial(tester, points, Path(folder))
 
 
 def moments(run: Trial, command: str) -> list[str]:
