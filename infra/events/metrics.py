@@ -34,7 +34,7 @@ from infra.storage.store import ObjectStore, connect_store
 from merging.errors import MergeQueueError
 from merging.gate.report import Verdict
 
-disable_created_metrics()  # Nothing asks when a counter began.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # Nothing asks when a counter began.
 
 FLOWS = ("continual-merge", "promote", "rollback", "audit", "gc", "rebuild")
 STATUSES, VERDICTS = get_args(ExpertStatus), get_args(Verdict)
