@@ -187,9 +187,19 @@ def test_a_full_disk_an_open_file_of_secrets_and_another_package_are_found(
 def test_the_embedded_stack_is_well(stack: Settings, monkeypatch):
     monkeypatch.setenv("SUPERMERGE_STATE_DIR", str(stack.state_dir))
     monkeypatch.delenv("SUPERMERGE_RECEIVER_URL")
-    result = CliRunner().invoke(app, ["doctor"])
-    assert result.exit_code == 0, result.output
-    assert "fault" not in result.output
+    assert faults(list(examine(stack, []))) == []
+
+
+@pytest.mark.parametrize("prefect", [PREFECT, {}])
+def test_the_command_ends_with_status_1_where_something_is_at_fault(prefect, monkeypatch):
+    with running() as fake, answering(MLFLOW) as mlflow, answering(prefect) as address:
+        ours = fake.settings | {"mlflow_uri": mlflow, "prefect_api": f"{address}/api"}
+        for name, value in ours.items():
+            monkeypatch.setenv(f"SUPERMERGE_{name.upper()}", value)
+        monkeypatch.setenv("SUPERMERGE_FAMILIES_DIR", os.environ["SUPERMERGE_STATE_DIR"])
+        result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == (0 if prefect else 1), result.output
+    assert ("fault" in result.output) == (not prefect)
 
 
 def test_up_names_every_server_that_is_away_or_does_not_let_us_in(tmp_path, monkeypatch):
