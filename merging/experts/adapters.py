@@ -132,7 +132,7 @@ def _changes_weights(config: Mapping[str, Any]) -> bool:
     from peft import PEFT_TYPE_TO_TUNER_MAPPING
 
     tuners: Any = PEFT_TYPE_TO_TUNER_MAPPING
-    tuner = tuners.get(config.get("peft_type"))
+    tuner = tuners.get(str(config.get("peft_type")))
     shapes = config.get("alora_invocation_tokens") or config.get("layer_replication")
     return not shapes and (tuner is None or hasattr(tuner, "merge_and_unload"))
 

@@ -398,6 +398,7 @@ def rename_weights(folder: Path, name: str) -> None:
         (lambda f: rename(f, "layers.1", "layers.7"), "model.layers.1.self_attn.q_proj.lora_A"),
         (lambda f: rename(f, "q_proj", "k_proj"), "found none for"),
         (lambda f: changed_config(f, r=5), "of shape [5, 16]"),
+        (lambda f: changed_config(f, peft_type=["LORA"]), "peft_type=['LORA']"),
         (lambda f: changed_config(f, r=10**12), "rank 1000000000000"),
         (lambda f: changed_config(f, r="many"), "an adapter that PEFT can put on the base"),
         (lambda f: changed_config(f, target_modules=["nothing"]), "PEFT can put on the base"),
