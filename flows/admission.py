@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from flows.delivery import Outcome, bounce, is_the_experts, unforeseen
 from flows.ladder import rungs_to_climb
@@ -10,7 +11,6 @@ from infra.errors import Corrupt, Refused, Unreadable
 from infra.logs import one_by_one
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
-from infra.registry.tags import ExpertStatus
 from merging.errors import InvalidInput
 from merging.gate.decision import judge_expert
 from merging.serving import TaskError
@@ -35,7 +35,7 @@ def admit(
     members: list[Member] = []
     bounced: list[Outcome] = []
     for version in one_by_one(waiting):
-        status: ExpertStatus
+        status: Literal["rejected", "held"]
         release = f"supermerge release {version.ref}"
         try:
             member = look_at(queue, base, deployed, version)
@@ -49,11 +49,12 @@ def admit(
             status, reason = "held", unforeseen("Looking at it", error, version.ref, release)
         else:
             if member is not None:
-                settle_expert(queue, version, "merging", "")
+                if version.status != "merging":  # else its reason says what it waits for
+                    settle_expert(queue, version, "merging", "")
                 members.append(member)
             continue
+        bounced.append(bounce(queue, (version,), status, reason))
         settle_expert(queue, version, status, reason)
-        bounced.append(bounce(queue, (version.task,), reason))
     return tuple(members), tuple(bounced)
 
 
@@ -77,6 +78,6 @@ def look_at(
     answers = score_expert(queue, base, member)
     rungs = len(rungs_to_climb(queue.family, deployed, [member]))
     check = judge_expert(queue.family.gate, member.task, *answers, rungs=rungs)
-    if check.verdict not in queue.family.gate.acceptable:
+    if check.verdict not in queue.family.gate.acceptable and not member.wish:
         raise Refused("Nothing was merged.", check.sentence)
     return member

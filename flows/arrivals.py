@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from prefect import get_run_logger
 
@@ -13,7 +14,6 @@ from infra.errors import Refused
 from infra.logs import about
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
-from infra.registry.tags import ExpertStatus
 from merging.errors import NonFinite
 from tasks.find import find_deployed
 from tasks.promote import prove_commits
@@ -35,12 +35,17 @@ def merge_arrivals(
     base = pull_base(queue)
     deployed = pull_deployed(queue, base)
     members, bounced = admit(queue, base, deployed, waiting)
-    changes: tuple[Change, ...] = (*members, *withdrawals)
+    changes: tuple[Change, ...] = in_order(members, withdrawals)
     if changes and deployed:
         taken = {change.task for change in changes}
         lost = name_lost(queue, deployed)
         changes = (*changes, *(w for w in lost if w.task not in taken))
     return (*bounced, *merge(queue, base, changes))
+
+
+def in_order(members: Sequence[Member], withdrawals: Sequence[Withdrawal]) -> tuple[Change, ...]:
+    """What may have to wait for a person comes last, so that it does not hold back the others."""
+    return (*sorted(members, key=lambda member: bool(member.wish)), *withdrawals)
 
 
 def pull_deployed(queue: MergeQueue, base: Base) -> Deployed | None:
@@ -61,7 +66,7 @@ def merge(queue: MergeQueue, base: Base, changes: Sequence[Change]) -> tuple[Out
     changes = [c for c in changes if isinstance(c, Member) or c.record in held]
     if not changes:
         return ()
-    status: ExpertStatus = "rejected"
+    status: Literal["rejected", "held"] = "rejected"
     page, records = "", [change.record for change in changes]
     try:
         with about(*records):
@@ -82,8 +87,9 @@ def merge(queue: MergeQueue, base: Base, changes: Sequence[Change]) -> tuple[Out
                 return (deliver(queue, attempt),)
         fault, page = " ".join(attempt.report.reasons), attempt.page
     if len(changes) == 1:
+        outcome = bounce(queue, changes, status, fault)
         settle_changes(queue, changes, status, fault, page)
-        return (bounce(queue, (changes[0].task,), fault),)
+        return (outcome,)
     get_run_logger().info("%s do not pass together; trying halves", describe(changes))
     half = len(changes) // 2
     first = merge(queue, base, changes[:half])

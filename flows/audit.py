@@ -5,6 +5,7 @@ supermerge audit demo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from infra.storage.promotions import Promotion, PromotionLog
 from merging.errors import MergeQueueError
 from tasks.audit import check_log, check_mirror, check_rebuild, check_scores
 from tasks.find import find_deployed
-from tasks.notify import notify
+from tasks.notify import end_event, notify
 from tasks.promote import check_health
 from tasks.pull import pull_base, pull_champion
 from tasks.retry import is_transient
@@ -67,11 +68,11 @@ def audit(family: str) -> tuple[str, ...]:
         newest = now  # Something was decided meanwhile, and what differed may have come of that.
         findings = differences(queue, newest)
     if findings:
-        notify(
-            queue.family,
-            Notice("audit-failed", family, f"{family}: audit failed", "\n".join(findings)),
-        )
+        text = "\n".join(findings)
+        about = hashlib.sha256(text.encode()).hexdigest()
+        notify(queue, Notice("audit-failed", family, f"{family}: audit failed", text, about))
         raise AuditFailed(family, findings)
+    end_event(queue, "audit-failed")
     return (
         f"version {newest.version}: every file has the recorded digest",
         "it answers as it did when it was judged",

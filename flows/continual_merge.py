@@ -8,6 +8,8 @@ nothing but the name of the family, and starting it twice, or late, does no harm
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+
 from prefect import flow, get_run_logger
 
 from flows.delivery import Outcome, Overtaken
@@ -16,8 +18,10 @@ from infra.errors import Conflict
 from infra.faults import in_words
 from infra.flowrun import one_at_a_time
 from infra.queue import MergeQueue
+from infra.registry.experts import ExpertVersion
 from tasks.find import find_reviewed_candidates, find_waiting_experts
 from tasks.mirror import repair_mirror
+from tasks.notify import failures_told, tell_of_log
 from tasks.withdraw import drop_candidates, find_withdrawals
 
 _TRIES = 3  # How often a run starts over where somebody else changed the deployed model.
@@ -35,34 +39,51 @@ def continual_merge(family: str) -> tuple[Outcome, ...]:
         What became of each group of experts, in the order in which it was decided.
     """
     queue = MergeQueue.open(family)
-    with one_at_a_time(family):
+    with one_at_a_time(family), failures_told(queue, "continual-merge") as begin:
         for _ in range(_TRIES - 1):
             try:
-                return sweep(queue)
+                return sweep(queue, begin)
             except (Overtaken, Conflict):
                 get_run_logger().warning(
                     "the deployed model changed meanwhile; starting over on it"
                 )
-        return sweep(queue)
+        return sweep(queue, begin)
 
 
-def sweep(queue: MergeQueue) -> tuple[Outcome, ...]:
+def sweep(queue: MergeQueue, begin: Callable[[], None]) -> tuple[Outcome, ...]:
     """Acts on reviews, then merges what is waiting and takes out what people want out.
+
+    Args:
+        queue: The family's queue.
+        begin: Is called before anything that takes long.
 
     Raises:
         Overtaken, Conflict: Somebody else changed the deployed model meanwhile; nothing was promoted.
     """
-    repair_mirror(queue)
+    tell_of_log(queue, repair_mirror(queue))
     review_candidates(queue)
     waiting, withdrawals = find_waiting_experts(queue), find_withdrawals(queue)
     drop_candidates(queue)
     if not waiting and not withdrawals:
         get_run_logger().info("no expert is waiting")
         return ()
+    begin()
     # Merging needs torch and transformers, whose import takes longer than a whole idle sweep.
     from flows.arrivals import merge_arrivals
 
-    return merge_arrivals(queue, waiting, withdrawals)
+    outcomes: tuple[Outcome, ...] = ()
+    for urgent in by_priority(waiting):
+        outcomes += merge_arrivals(queue, urgent, withdrawals)
+        if any(outcome.waits for outcome in outcomes):
+            break  # The rest is merged onto what a person decides.
+        withdrawals = ()
+    return outcomes
+
+
+def by_priority(waiting: Sequence[ExpertVersion]) -> Iterator[tuple[ExpertVersion, ...]]:
+    """The experts of each priority, the most urgent first; once, with none, where none waits."""
+    for priority in sorted({e.tags.priority or 0 for e in waiting} or {0}, reverse=True):
+        yield tuple(e for e in waiting if (e.tags.priority or 0) == priority)
 
 
 def review_candidates(queue: MergeQueue) -> None:

@@ -13,6 +13,7 @@ from prefect import get_run_logger
 from infra.errors import Conflict, Corrupt, Frozen, Refused, Unreadable
 from infra.notify import Notice
 from infra.queue import MergeQueue
+from infra.registry.experts import ExpertVersion
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import APPROVAL
 from infra.storage.manifest import Manifest
@@ -21,7 +22,7 @@ from merging.errors import MergeQueueError
 from tasks.find import find_deployed
 from tasks.freeze import find_freeze
 from tasks.mirror import repair_mirror
-from tasks.notify import notify
+from tasks.notify import notify, tell_of_log
 from tasks.promote import check_health, commit
 from tasks.register import register_candidate, supersede_candidates
 from tasks.retry import is_transient
@@ -34,7 +35,7 @@ class Outcome:
     """What became of some experts that were decided together."""
 
     tasks: tuple[str, ...]
-    verdict: Literal["promoted", "waits for review", "waits for a thaw", "bounced"]
+    verdict: Literal["promoted", "waits for review", "waits for a thaw", "bounced", "held"]
     reason: str
     version: int | None = None
 
@@ -81,10 +82,11 @@ def deliver(queue: MergeQueue, candidate: Candidate) -> Outcome:
         f"Waits for review of version {version.version}: set its tag {APPROVAL} to approved "
         "or rejected."
     )
-    if settle_changes(queue, changes, "merging", reason):  # else an earlier run told people
-        subject = f"{queue.name} version {version.version} needs review"
-        text = " ".join((*dict.fromkeys(report.wanted.values()), *lost.values(), *report.reasons))
-        notify(queue.family, Notice("needs-review", queue.name, subject, text))
+    subject = f"{queue.name} version {version.version} needs review"
+    text = " ".join((*dict.fromkeys(report.wanted.values()), *lost.values(), *report.reasons))
+    about = f"{version.version} {candidate.build.key}"
+    notify(queue, Notice("needs-review", queue.name, subject, text, about))
+    settle_changes(queue, changes, "merging", reason)
     return Outcome(tasks, "waits for review", reason, version.version)
 
 
@@ -93,8 +95,9 @@ def hold(queue: MergeQueue, candidate: Candidate, version: MergedVersion, fault:
     changes = candidate.build.changes
     settle_version(queue, version, "superseded", fault)
     reason = f"{fault} To build it again: {again(changes)}"
+    outcome = bounce(queue, changes, "held", reason)
     settle_changes(queue, changes, "held", reason)
-    return bounce(queue, tuple(change.task for change in changes), reason)
+    return outcome
 
 
 def promote_candidate(
@@ -119,9 +122,8 @@ def promote_candidate(
         raise find_freeze(queue) or error from None
     with mirror_may_wait():
         repair_mirror(queue)
-    subject = f"{queue.name} version {model.version} is deployed"
-    notify(queue.family, Notice("promoted", queue.name, subject, reason))
-    get_run_logger().info("%s: %s", subject, reason)
+    tell_of_log(queue, entry, entry.sequence - 1)
+    get_run_logger().info("%s version %d is deployed: %s", queue.name, model.version, reason)
     return entry
 
 
@@ -173,9 +175,20 @@ def again(changes: Sequence[Change]) -> str:
     )
 
 
-def bounce(queue: MergeQueue, tasks: tuple[str, ...], reason: str) -> Outcome:
-    """Tells people that experts were rejected."""
-    subject = f"{queue.name}: {', '.join(tasks)} bounced"
+def bounce(
+    queue: MergeQueue,
+    changes: Sequence[Change | ExpertVersion],
+    status: Literal["rejected", "held"],
+    reason: str,
+) -> Outcome:
+    """Tells people that experts were rejected or put aside.
+
+    It comes before that is written on them: a run that dies in between tells again, and not never.
+    """
+    event: Literal["bounced", "held"] = "held" if status == "held" else "bounced"
+    tasks = tuple(change.task for change in changes)
+    subject = f"{queue.name}: {', '.join(tasks)} {event}"
     get_run_logger().warning("%s: %s", subject, reason)
-    notify(queue.family, Notice("bounced", queue.name, subject, reason))
-    return Outcome(tasks, "bounced", reason)
+    about = " ".join(f"{change.ref}#{change.request}" for change in changes)
+    notify(queue, Notice(event, queue.name, subject, reason, about))
+    return Outcome(tasks, event, reason)

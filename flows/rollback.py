@@ -14,12 +14,11 @@ from prefect import flow
 from flows.delivery import mirror_may_wait
 from infra.errors import Conflict, Corrupt, Refused, Unreadable
 from infra.faults import in_words
-from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.storage.promotions import Promotion, Recorded, model_before
 from tasks.find import read_promotions
 from tasks.mirror import repair_mirror
-from tasks.notify import notify
+from tasks.notify import tell_of_log
 from tasks.promote import check_health, commit
 from tasks.register import supersede_candidates
 
@@ -70,8 +69,7 @@ def rollback(
     with mirror_may_wait():
         supersede_candidates(queue, None, entry.reason)
         repair_mirror(queue)
-    subject = f"{family} is back at version {model.version}"
-    notify(queue.family, Notice("rolled-back", family, subject, entry.reason))
+    tell_of_log(queue, entry, entry.sequence - 1)
     return entry
 
 

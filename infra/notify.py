@@ -18,7 +18,19 @@ import httpx
 from infra.families import Family, Target
 from infra.tls import authorities
 
-Event = Literal["needs-review", "promoted", "bounced", "rolled-back", "audit-failed"]
+Event = Literal[
+    "needs-review",
+    "promoted",
+    "bounced",
+    "held",
+    "rolled-back",
+    "frozen",
+    "thawed",
+    "unseen",
+    "run-failed",
+    "stuck",
+    "audit-failed",
+]
 _TIMEOUT = 10.0  # Seconds that a webhook may take to answer.
 WAITS: Sequence[float] = (1.0, 4.0)  # Seconds that pass before each further try.
 _PATIENCE = 60.0  # Seconds that a merge waits for all targets together.
@@ -26,12 +38,30 @@ _PATIENCE = 60.0  # Seconds that a merge waits for all targets together.
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing that people should know."""
+    """One thing that people should know.
+
+    Attributes:
+        event: What kind of thing happened.
+        family: The family that it happened to.
+        subject: It in a few words.
+        text: What there is to say about it.
+        about: What tells it from others of its kind; it is not sent.
+    """
 
     event: Event
     family: str
     subject: str
     text: str
+    about: str = ""
+
+    @property
+    def key(self) -> str:
+        """The same key means the same event, of which people hear once."""
+        return f"{self.event} {self.about}".strip()
+
+    def body(self) -> dict[str, str]:
+        """What a webhook gets."""
+        return {name: value for name, value in asdict(self).items() if name != "about"}
 
 
 def send(
@@ -86,7 +116,7 @@ def _send(target: Target, notice: Notice) -> None:
     if target.webhook is not None:
         address = str(target.webhook)
         verify = authorities(address)
-        httpx.post(address, json=asdict(notice), timeout=_TIMEOUT, verify=verify).raise_for_status()
+        httpx.post(address, json=notice.body(), timeout=_TIMEOUT, verify=verify).raise_for_status()
     if target.prefect_block is not None:
         import prefect.blocks.notifications  # noqa: F401 - so that Prefect knows its own blocks
         from prefect.blocks.core import Block

@@ -17,6 +17,7 @@ from infra.storage.contents import Contents
 from infra.storage.pages import Pages
 from infra.storage.promotions import PromotionLog
 from infra.storage.store import ObjectStore, connect_store
+from infra.storage.told import Ledger
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class MergeQueue:
     def name(self) -> str:
         """The family's name, which is also its registered model's."""
         return self.family.name
+
+    @property
+    def told(self) -> Ledger:
+        """What its people were told already."""
+        here = self.settings.cache_dir / "notices" / f"{self.name}.json"
+        return Ledger(self.store, self.family.root / "notices.json", here)
 
     @property
     def attempts(self) -> Attempts:

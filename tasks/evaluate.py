@@ -83,8 +83,10 @@ def ask_champion(queue: MergeQueue, deployed: Deployed | None, member: Member) -
     if deployed is None:
         return None
     head = member.expert.head
-    if member.task in deployed.manifest.tasks:
-        head = Head.load(deployed.folder.head(member.task), member.task)
+    for name in (member.task, member.replaces):
+        if name in deployed.manifest.tasks:
+            head = Head.load(deployed.folder.head(name), name)
+            break
     digest = sha256_tree(_below(deployed.manifest, f"{MODEL}/"))
     model = deployed.folder.model
     return _ask(queue, member, head, digest, lambda: Backbone.open(model, queue.family.kind))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from prefect import task
 
+from infra.names import check_task
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion, find_page
 from infra.registry.merged import MergedVersion
-from infra.registry.tags import STATUS
+from infra.registry.tags import STATUS, TASK
 from infra.storage.manifest import Manifest, MergedExpert
 from infra.storage.promotions import Promotion, Recorded
+from merging.errors import InvalidInput
 from merging.gate import GateReport
 from tasks.retry import SIDE_EFFECT
 
@@ -21,7 +23,7 @@ def find_waiting_experts(queue: MergeQueue) -> tuple[ExpertVersion, ...]:
     """The waiting experts in the order of their registration, the newest of each task.
 
     An older version of the same task that never got its turn is settled as held, and so is one
-    whose status nobody can read.
+    whose status nobody can read. One whose tags are not complete waits for them.
     """
     experts = queue.registry.experts
     newest: dict[str, ExpertVersion] = {}
@@ -35,11 +37,25 @@ def find_waiting_experts(queue: MergeQueue) -> tuple[ExpertVersion, ...]:
             continue
         if expert.status not in _OPEN:
             continue
+        if missing := _missing(expert):
+            experts.settle(expert, "waiting", missing)
+            continue
         if older := newest.pop(expert.task, None):
             reason = f"{expert.ref} was registered later for the same task."
             experts.settle(older, "held", reason)
         newest[expert.task] = expert
     return tuple(newest.values())
+
+
+def _missing(expert: ExpertVersion) -> str:
+    """What its tags lack before it can be looked at, in words; "" where they are complete."""
+    if not expert.task:
+        return f"Waits for its tag {TASK}: the name of its task."
+    try:
+        check_task(expert.task)
+    except InvalidInput as error:
+        return f"Waits for its tag {TASK} to be corrected: expected {error.expected}, found {error.found}."
+    return ""
 
 
 @task(**SIDE_EFFECT)

@@ -101,6 +101,7 @@ def experts_by_log(
     merged = {page.ref for page in pages if page}
     contents = {(e.task, e.digest) for e in manifest.experts}
     tasks = {e.task: e.ref for e in manifest.experts}
+    tasks |= {page.tags.replaces: page.ref for page in pages if page and page.tags.replaces}
     for expert in experts:
         if expert.ref in merged:
             if expert.status != "merged":

@@ -63,6 +63,7 @@ class Checked(NamedTuple):
 def preflight(family: Family, engine: Engine, base: Base, pulled: Pulled) -> Member:
     """Opens a pulled expert after checking it; raises as :func:`open_checked` does."""
     version, where = pulled.version, pulled.directory
+    tags = version.tags
     checked = open_checked(family, base, version.task, where, version.ref, prove=engine.prove)
     record = MergedExpert(
         task=version.task,
@@ -71,9 +72,16 @@ def preflight(family: Family, engine: Engine, base: Base, pulled: Pulled) -> Mem
         source=str(pulled.source),
         digest=pulled.digest,
     )
-    releases = version.tags.releases or 0
     known = (*pulled.remarks, *checked.remarks)
-    return Member(record, checked.expert, checked.contract, releases, known)
+    return Member(
+        record,
+        checked.expert,
+        checked.contract,
+        tags.releases or 0,
+        known,
+        replaces=tags.replaces,
+        wish=tags.wish,
+    )
 
 
 def open_checked(

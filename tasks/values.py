@@ -80,11 +80,25 @@ class Member:
     """How often a person put it back into the queue."""
     remarks: tuple[str, ...] = ()
     """Sentences worth knowing of an expert that fits; none where it was checked earlier."""
+    replaces: str = ""
+    """The deployed task whose place it takes, where that has another name."""
+    wish: str = ""
+    """Who wants it though it may look worse, and why, as a sentence."""
 
     @property
     def task(self) -> str:
         """The ML task."""
         return self.record.task
+
+    @property
+    def ref(self) -> str:
+        """``name/version``, as people write it."""
+        return self.record.ref
+
+    @property
+    def request(self) -> str:
+        """What tells its present turn from an earlier one."""
+        return str(self.releases)
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,16 @@ class Withdrawal:
     def task(self) -> str:
         """The ML task."""
         return self.record.task
+
+    @property
+    def ref(self) -> str:
+        """``name/version``, as people write it."""
+        return self.record.ref
+
+    @property
+    def request(self) -> str:
+        """What tells this request from an earlier one."""
+        return self.words
 
 
 @dataclass(frozen=True)
@@ -158,10 +182,13 @@ class Build:
     def wanted(self) -> Mapping[str, str]:
         """By task, who wants the result whatever it shows there, and why.
 
-        That goes for all tasks where the build does nothing but take out what people want out.
+        It is for the tasks of the experts that people want; where the build does nothing but take out
+        what people want out, it is for all tasks.
         """
-        if self.arrivals:
+        if any(not member.wish for member in self.arrivals):
             return {}
+        if self.arrivals:
+            return {member.task: member.wish for member in self.arrivals}
         words = " ".join(withdrawal.words for withdrawal in self.withdrawn)
         return dict.fromkeys((member.task for member in self.members), words)
 
@@ -169,6 +196,7 @@ class Build:
     def kept(self) -> tuple[Member, ...]:
         """The champion's experts that no arrival replaces and nobody withdrew."""
         new = {change.task for change in self.changes}
+        new |= {member.replaces for member in self.arrivals}
         old = self.deployed.members if self.deployed else ()
         return tuple(member for member in old if member.task not in new)
 

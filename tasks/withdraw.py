@@ -95,6 +95,7 @@ def find_taken_back(queue: MergeQueue, model: Recorded) -> str:
     """
     experts = queue.registry.experts.of(queue.name)
     arrived, left = compare_with_built_on(queue, model)
+    replaced: set[str] = set()
     for record in arrived:
         expert = find_page(record, experts)
         if expert is None:
@@ -103,7 +104,10 @@ def find_taken_back(queue: MergeQueue, model: Recorded) -> str:
             return f"{record.ref} is new in it. {expert.tags.withdrawal}"
         if expert.status == "held":  # Such as one whose task got a newer expert.
             return f"{record.ref}, which is new in it, is held: {expert.reason}"
+        replaced.add(expert.tags.replaces)
     for record in left:
+        if record.task in replaced:
+            continue
         same = [expert for expert in experts if _is_same(expert, record)]
         asked = any(expert.tags.is_withdrawn for expert in same)
         if same and not asked and not is_lost(queue, record):

@@ -7,14 +7,18 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from infra.cli.output import connect, console, step
+from infra.cli.output import connect, console, errors, step
 from infra.registry.tags import Approval
 from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from infra.queue import MergeQueue
+    from infra.storage.promotions import Promotion
 
 Family = Annotated[str, typer.Argument(help="Name of the family.")]
 TEMPORARY_PREFECT = {
@@ -113,7 +117,9 @@ def freeze(family: Family, reason: Reason = "") -> None:
     from infra.queue import MergeQueue
     from tasks.freeze import freeze as run
 
-    entry = run(MergeQueue.open(family), getpass.getuser(), reason)
+    queue = MergeQueue.open(family)
+    entry = run(queue, getpass.getuser(), reason)
+    _tell(queue, entry)
     console.print(f"{family} is frozen at version {entry.version} (entry {entry.sequence}).")
 
 
@@ -123,7 +129,9 @@ def thaw(family: Family, reason: Reason = "") -> None:
     from infra.queue import MergeQueue
     from tasks.freeze import thaw as run
 
-    entry = run(MergeQueue.open(family), getpass.getuser(), reason)
+    queue = MergeQueue.open(family)
+    entry = run(queue, getpass.getuser(), reason)
+    _tell(queue, entry)
     console.print(f"{family} is thawed at version {entry.version} (entry {entry.sequence}).")
 
 
@@ -175,3 +183,10 @@ def _show_review(words: str) -> None:
     console.print(escape(words))
     if words.startswith("Refused"):
         raise typer.Exit(1)
+
+
+def _tell(queue: MergeQueue, entry: Promotion) -> None:
+    from tasks.notify import told_of_log
+
+    for target, fault in told_of_log(queue, entry, entry.sequence - 1):
+        errors.print(escape(f"The notification to {target} failed: {fault}."))

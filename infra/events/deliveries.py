@@ -13,7 +13,7 @@ from fastapi import status
 from pydantic import BaseModel, Field, ValidationError
 
 from infra.errors import Unavailable
-from infra.registry.tags import APPROVAL, FAMILY, STATUS, WITHDRAW, ExpertTags
+from infra.registry.tags import APPROVAL, FAMILY, STATUS, TASK, WITHDRAW, ExpertTags
 from infra.settings import Settings
 
 EVENT_IDS = uuid.UUID("6f0f3c1e-0a55-4f0e-9d0e-6d1f0f6f3a52")
@@ -91,7 +91,7 @@ class Receiver:
             return self._waiting(data.tags.get(FAMILY))
         if data.key == FAMILY:
             return self._waiting(data.value)
-        if data.key == WITHDRAW:
+        if data.key in (TASK, WITHDRAW):
             return self._waiting(await self._family_of(data))
         if data.key == STATUS and ExpertTags.read({STATUS: data.value}).status == "waiting":
             return self._waiting(await self._family_of(data))

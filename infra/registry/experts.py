@@ -65,6 +65,11 @@ class ExpertVersion:
         return self.tags.status
 
     @property
+    def request(self) -> str:
+        """What tells its present turn from an earlier one."""
+        return str(self.tags.releases or 0)
+
+    @property
     def reason(self) -> str:
         """Why it is there."""
         return self.tags.reason
@@ -167,10 +172,10 @@ class Experts:
             self._retag(expert, status=status, reason=reason, report=report)
         return news
 
-    def release(self, expert: ExpertVersion) -> None:
+    def release(self, expert: ExpertVersion, **more: object) -> None:
         """Puts an expert back into the queue, to be tried again whatever was decided before."""
         releases = (expert.tags.releases or 0) + 1
-        values = {"status": "waiting", "reason": "Released.", "releases": releases}
+        values = {"status": "waiting", "reason": "Released.", "releases": releases, **more}
         self._retag(expert, **values, **_NOT_WITHDRAWN)
 
     def withdraw(self, expert: ExpertVersion, who: str, reason: str) -> ExpertVersion:
@@ -196,15 +201,29 @@ class Experts:
         """Remembers the digest of an expert's content as it was pulled."""
         self._retag(expert, digest=digest)
 
-    def register(self, family: str, task: str, source: S3Uri, digest: str) -> ExpertVersion:
-        """Creates an expert; the same content registered again is the same version."""
+    def prioritise(self, expert: ExpertVersion, priority: int) -> None:
+        """Says how urgent an expert is."""
+        self._retag(expert, priority=priority)
+
+    def register(
+        self, family: str, task: str, source: S3Uri, digest: str, **more: object
+    ) -> ExpertVersion:
+        """Creates an expert; the same content registered again is the same version.
+
+        Args:
+            family: The family that it is for.
+            task: Its ML task.
+            source: The folder of its files.
+            digest: The digest of its content.
+            more: What a person says of it, by the fields of its tags.
+        """
         name = f"{check_family(family)}-{check_task(task)}"
         ensure_model(self._client, name)
         for version in search_versions(self._client, f"name = '{name}'"):
             known = _expert(version)
             if (known.tags.digest, known.source) == (digest, str(source)):
                 return known
-        tags = ExpertTags(family=family, task=task, digest=digest)
+        tags = ExpertTags(family=family, task=task, digest=digest).model_copy(update=more)
         page = Page(name=name, version=0, source=str(source), tags=tags.write())
         return _expert(create_version(self._client, self._pages, page))
 

@@ -20,7 +20,9 @@ from pydantic import (
 )
 
 FAMILY = "merge.family"
+TASK = "merge.task"
 WITHDRAW = "merge.withdraw"
+WANTED = "merge.wanted"
 STATUS = "merge.status"
 REASON = "merge.reason"
 APPROVAL = "approval_status"
@@ -109,6 +111,11 @@ class ExpertTags(Tags):
         reason: Why its status is what it is.
         report: Where the report of the decision on it is.
         releases: How often a person put it back into the queue.
+        priority: Experts with a higher one are merged first, by themselves; none counts as 0.
+        replaces: The deployed task whose place it takes, where it has another name.
+        wanted_by: Who wants it.
+        wanted: Why a person wants it though it may look worse; what fails on its task is then left to a
+            person's review.
         withdrawn_by: Who asked for it to be taken out.
         withdraw_reason: Why that person did.
         withdraw: Whether a person asks for it to be taken out of the line and of the deployed model.
@@ -117,11 +124,15 @@ class ExpertTags(Tags):
     """
 
     family: str = Field("", alias=FAMILY)
-    task: str = Field("", alias="merge.task")
+    task: str = Field("", alias=TASK)
     digest: str = Field("", alias="merge.digest")
     reason: str = Field("", alias=REASON)
     report: str = Field("", alias="merge.report")
     releases: int | None = Field(None, alias="merge.releases", ge=0)
+    priority: int | None = Field(None, alias="merge.priority")
+    replaces: str = Field("", alias="merge.replaces")
+    wanted_by: str = Field("", alias="merge.wanted-by")
+    wanted: str = Field("", alias=WANTED)
     withdrawn_by: str = Field("", alias="merge.withdrawn-by")
     withdraw_reason: str = Field("", alias="merge.withdraw-reason")
     withdraw: Annotated[Literal["true", "false"] | None, Lowered] = Field(None, alias=WITHDRAW)
@@ -133,6 +144,15 @@ class ExpertTags(Tags):
         tags = super().read(stored)
         unset = tags.status is None and STATUS not in tags.malformed
         return tags.model_copy(update={"status": "waiting"}) if unset else tags
+
+    @property
+    def wish(self) -> str:
+        """Who wants it all the same and why, as a sentence; "" where nobody said so."""
+        if not self.wanted:
+            return ""
+        return f"Wanted by {self.wanted_by or f'a person, by {WANTED} in MLflow'}: " + (
+            f"{self.wanted.removesuffix('.')}."
+        )
 
     @property
     def is_withdrawn(self) -> bool:

@@ -137,6 +137,7 @@ def test_a_run_killed_before_any_task_is_finished_by_the_next(undisturbed, deplo
         runs.append(deployed.sweep())
 
     assert len(runs) > 20
+    assert "\n".join(runs).count("notice promoted: reviews version 2 is deployed") == 1
     assert "\n".join(runs[-3:]) == snapshot("""\
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
