@@ -38,7 +38,10 @@ def judge(
     write_dtype = build.settings.write_dtype
     buffers = build.experts.buffers if write_dtype != "base" else ()
     base = build.base.directory
-    checks = list(check_weights(base, merged.model, champion, kind, write_dtype, buffers))
+    # A task that is renamed or taken out may leave the very weights that are deployed.
+    changes_weights = any(not member.replaces for member in build.arrivals)
+    before = champion if changes_weights else None
+    checks = list(check_weights(base, merged.model, before, kind, write_dtype, buffers))
     if champion is not None:
         checks.append(_check_latency(engine, build, merged.model, champion))
         # A busy moment slows one model more than the other; a slow model is slow each time.
