@@ -165,12 +165,15 @@ food/1: – → waiting
 food/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: failed
-food/1: merging → rejected: weather: 80.0 % against 90.0 % of the deployed model (−10.0 points)
+log: reviews: food bounced: weather: 80.0 % against 90.0 % of the deployed model (−10.0 points)
     on 400 gate examples: worse, where at most 5.0 points may be lost. Try re-learning all
     coefficients instead of only the new ones, more calibration examples, or coefficients per
     row.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: weather: 80.0 % against 90.0 % of the deployed model
+    (−10.0 points) on 400 gate examples: worse, where at most 5.0 points may be lost. Try
+    re-learning all coefficients instead of only the new ones, more calibration examples, or
+    coefficients per row.
+food/1: merging → rejected: 〃
 > food: bounced. 〃\
 """)
     assert deployed.types("explain reviews-food/1") == snapshot("""\
@@ -198,11 +201,14 @@ food/1: rejected → waiting: Released.
     status` shows what waits.\
 """)
     assert deployed.sweep() == snapshot("""\
-food/1: waiting → rejected: Nothing was merged. food: the expert scores 49.0 % where the base
+log: reviews: food bounced: Nothing was merged. food: the expert scores 49.0 % where the base
     with the expert's own head scores 50.0 % (−1.0 points): fine-tuning brought nothing that a
     merge could keep. Check the labels of its examples and its training, then register a better
     expert.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: Nothing was merged. food: the expert scores 49.0 % where
+    the base with the expert's own head scores 50.0 % (−1.0 points): fine-tuning brought nothing
+    that a merge could keep. Check the labels of its examples and its training, then register a
+    better expert.
+food/1: waiting → rejected: 〃
 > food: bounced. 〃\
 """)

@@ -141,6 +141,9 @@ def test_a_run_killed_before_any_task_is_finished_by_the_next(undisturbed, deplo
     assert "\n".join(runs[-3:]) == snapshot("""\
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
+killed before check_health
+Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
+log: relearn of food: passed
 killed before commit
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
@@ -149,9 +152,9 @@ previous is version 1
 version 1: promoted → superseded: Followed by version 2 (promotion 2).
 version 2: candidate → promoted: Merges food; the gate passed on every task.
 food/1: merging → merged: Merged in version 2.
-killed before notify
-log: no expert is waiting
-> No expert is waiting.\
+notice promoted: reviews version 2 is deployed: 〃
+log: reviews version 2 is deployed: 〃
+> food: promoted. 〃\
 """)
     assert deployed.types("history reviews") == snapshot("""\
 > History of reviews
@@ -177,6 +180,7 @@ log: relearn of food: passed
 version 2: – → candidate
 log: the deployed model changed meanwhile; starting over on it
 version 1 (promoted): Meanwhile.
+notice promoted: reviews version 1 is deployed: Meanwhile.
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
 version 3: – → candidate
@@ -207,10 +211,10 @@ log: relearn of food: passed
 version 2: – → candidate
 version 2: candidate → superseded: health check of the merged model on a fresh download:
     expected the answers that were judged, found others. Build it again.
+log: reviews: food held: 〃 To build it again: supermerge release reviews-food/1
+notice held: reviews: food held: 〃 To build it again: supermerge release reviews-food/1
 food/1: merging → held: 〃 To build it again: supermerge release reviews-food/1
-log: reviews: food bounced: 〃 To build it again: supermerge release reviews-food/1
-notice bounced: reviews: food bounced: 〃 To build it again: supermerge release reviews-food/1
-> food: bounced. 〃 To build it again: supermerge release reviews-food/1\
+> food: held. 〃 To build it again: supermerge release reviews-food/1\
 """)
     deployed.given.sickness = None
     deployed.types("release reviews-food/1")

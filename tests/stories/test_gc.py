@@ -205,10 +205,12 @@ log: removed 0 of 0 (0.0 MB)
 """)
     deployed.types("release reviews-sport/1")
     assert deployed.sweep() == snapshot("""\
-sport/1: waiting → rejected: source of reviews-sport/1: expected the files of an expert, found
+log: reviews: sport bounced: source of reviews-sport/1: expected the files of an expert, found
     nothing below s3://models/reviews/experts/sport/SHA256. Register it again with `supermerge
     register`.
-log: reviews: sport bounced: 〃
-notice bounced: reviews: sport bounced: 〃
+notice bounced: reviews: sport bounced: source of reviews-sport/1: expected the files of an
+    expert, found nothing below s3://models/reviews/experts/sport/SHA256. Register it again with
+    `supermerge register`.
+sport/1: waiting → rejected: 〃
 > sport: bounced. 〃\
 """)

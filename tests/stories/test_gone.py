@@ -94,15 +94,19 @@ def test_an_expert_whose_files_are_gone_is_held_and_the_others_go_on(deployed):
 gone/1: – → waiting
 elsewhere/1: – → waiting
 food/1: – → waiting
-gone/1: waiting → rejected: source of reviews-gone/1: expected the files of an expert, found
+log: reviews: gone bounced: source of reviews-gone/1: expected the files of an expert, found
     nothing below s3://models/uploads/nothing. Register it again with `supermerge register`.
-log: reviews: gone bounced: 〃
-notice bounced: reviews: gone bounced: 〃
-elsewhere/1: waiting → rejected: source of reviews-elsewhere/1: expected one of the family's
+notice bounced: reviews: gone bounced: source of reviews-gone/1: expected the files of an
+    expert, found nothing below s3://models/uploads/nothing. Register it again with `supermerge
+    register`.
+gone/1: waiting → rejected: 〃
+log: reviews: elsewhere bounced: source of reviews-elsewhere/1: expected one of the family's
     buckets: models, found s3://strangers/uploads/x. Copy the expert there, or add the bucket to
     `expert_buckets`.
-log: reviews: elsewhere bounced: 〃
-notice bounced: reviews: elsewhere bounced: 〃
+notice bounced: reviews: elsewhere bounced: source of reviews-elsewhere/1: expected one of the
+    family's buckets: models, found s3://strangers/uploads/x. Copy the expert there, or add the
+    bucket to `expert_buckets`.
+elsewhere/1: waiting → rejected: 〃
 food/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
@@ -142,10 +146,11 @@ sport/1: waiting → merging
 log: Merging it failed: reviews-food/1 reviews-sport/1
 log: food, sport do not pass together; trying halves
 log: Merging it failed: reviews-food/1
-food/1: merging → held: Merging it failed: ValueError: image file is truncated. The flow run has
-    the traceback. Mend the cause, then: supermerge release reviews-food/1
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+log: reviews: food held: Merging it failed: ValueError: image file is truncated. The flow run
+    has the traceback. Mend the cause, then: supermerge release reviews-food/1
+notice held: reviews: food held: Merging it failed: ValueError: image file is truncated. The
+    flow run has the traceback. Mend the cause, then: supermerge release reviews-food/1
+food/1: merging → held: 〃
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of sport: passed
 version 2: – → candidate
@@ -156,7 +161,7 @@ version 2: candidate → promoted: Merges sport; the gate passed on every task.
 sport/1: merging → merged: Merged in version 2.
 notice promoted: reviews version 2 is deployed: 〃
 log: reviews version 2 is deployed: 〃
-> food: bounced. 〃
+> food: held. 〃
 > sport: promoted. 〃\
 """)
 
@@ -210,10 +215,10 @@ log: relearn of food: passed
 version 2: – → candidate
 version 2: candidate → superseded: health check of the merged model on a fresh download:
     expected the answers that were judged, found others. Build it again.
+log: reviews: food held: 〃 To build it again: supermerge release reviews-food/1
+notice held: reviews: food held: 〃 To build it again: supermerge release reviews-food/1
 food/1: merging → held: 〃 To build it again: supermerge release reviews-food/1
-log: reviews: food bounced: 〃 To build it again: supermerge release reviews-food/1
-notice bounced: reviews: food bounced: 〃 To build it again: supermerge release reviews-food/1
-> food: bounced. 〃 To build it again: supermerge release reviews-food/1\
+> food: held. 〃 To build it again: supermerge release reviews-food/1\
 """)
     deployed.given.sickness = None
     deployed.land("sport", 90)

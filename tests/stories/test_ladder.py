@@ -114,11 +114,13 @@ log: relearn of food: failed
 Prefect shows reviews-relearn-row-decision, reviews-relearn-row-scores,
     reviews-relearn-row-report
 log: relearn-row of food: failed
-food/1: merging → rejected: food: keeps 25.0 % of its expert's gain (+10.0 of +40.0 points),
+log: reviews: food bounced: food: keeps 25.0 % of its expert's gain (+10.0 of +40.0 points),
     where 50.0 % must stay. Try re-learning all coefficients instead of only the new ones, more
     calibration examples, or coefficients per row.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: food: keeps 25.0 % of its expert's gain (+10.0 of +40.0
+    points), where 50.0 % must stay. Try re-learning all coefficients instead of only the new
+    ones, more calibration examples, or coefficients per row.
+food/1: merging → rejected: 〃
 > food: bounced. 〃\
 """)
 
@@ -152,12 +154,15 @@ log: relearn of food, sport: failed
 log: food, sport do not pass together; trying halves
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: failed
-food/1: merging → rejected: weather: 70.0 % against 90.0 % of the deployed model (−20.0 points)
+log: reviews: food bounced: weather: 70.0 % against 90.0 % of the deployed model (−20.0 points)
     on 400 gate examples: worse, where at most 5.0 points may be lost. Try re-learning all
     coefficients instead of only the new ones, more calibration examples, or coefficients per
     row.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: weather: 70.0 % against 90.0 % of the deployed model
+    (−20.0 points) on 400 gate examples: worse, where at most 5.0 points may be lost. Try
+    re-learning all coefficients instead of only the new ones, more calibration examples, or
+    coefficients per row.
+food/1: merging → rejected: 〃
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of sport: passed
 version 3: – → candidate
@@ -180,10 +185,11 @@ def test_a_merge_that_is_not_finite_is_rejected(deployed):
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
 food/1: waiting → merging
-food/1: merging → rejected: loss of food at step 3: expected a finite number, found nan. Lower
+log: reviews: food bounced: loss of food at step 3: expected a finite number, found nan. Lower
     the learning rate.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: loss of food at step 3: expected a finite number, found
+    nan. Lower the learning rate.
+food/1: merging → rejected: 〃
 > food: bounced. 〃\
 """)
 
@@ -208,10 +214,11 @@ version 2: candidate → promoted: Merges food; the gate passed on every task.
 food/1: merging → merged: Merged in version 2.
 notice promoted: reviews version 2 is deployed: 〃
 log: reviews version 2 is deployed: 〃
-sport/1: merging → rejected: loss of food at step 3: expected a finite number, found nan. Lower
+log: reviews: sport bounced: loss of food at step 3: expected a finite number, found nan. Lower
     the learning rate.
-log: reviews: sport bounced: 〃
-notice bounced: reviews: sport bounced: 〃
+notice bounced: reviews: sport bounced: loss of food at step 3: expected a finite number, found
+    nan. Lower the learning rate.
+sport/1: merging → rejected: 〃
 > food: promoted. 〃
 > sport: bounced. 〃\
 """)
@@ -225,9 +232,11 @@ food/1: – → waiting
 food/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: failed
-food/1: merging → rejected: A prediction takes 2.00 times as long as the deployed model's, where
+log: reviews: food bounced: A prediction takes 2.00 times as long as the deployed model's, where
     1.5 is allowed. Measure on a quiet machine, or look for what slows the model down.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: A prediction takes 2.00 times as long as the deployed
+    model's, where 1.5 is allowed. Measure on a quiet machine, or look for what slows the model
+    down.
+food/1: merging → rejected: 〃
 > food: bounced. 〃\
 """)

@@ -11,12 +11,15 @@ def test_an_expert_no_better_than_its_base_is_rejected_before_anything_is_learne
     deployed.land("food", 49)
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
-food/1: waiting → rejected: Nothing was merged. food: the expert scores 49.0 % where the base
+log: reviews: food bounced: Nothing was merged. food: the expert scores 49.0 % where the base
     with the expert's own head scores 50.0 % (−1.0 points): fine-tuning brought nothing that a
     merge could keep. Check the labels of its examples and its training, then register a better
     expert.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: Nothing was merged. food: the expert scores 49.0 % where
+    the base with the expert's own head scores 50.0 % (−1.0 points): fine-tuning brought nothing
+    that a merge could keep. Check the labels of its examples and its training, then register a
+    better expert.
+food/1: waiting → rejected: 〃
 > food: bounced. 〃\
 """)
     assert deployed.types("explain reviews-food/1") == snapshot("""\
@@ -31,12 +34,15 @@ def test_an_expert_too_little_better_to_tell_is_rejected(deployed):
     deployed.land("food", 52)
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
-food/1: waiting → rejected: Nothing was merged. food: the expert scores 52.0 % where the
+log: reviews: food bounced: Nothing was merged. food: the expert scores 52.0 % where the
     commonest answer, given every time, scores 50.0 %; with 95.0 % confidence it is not shown to
     be better than that. Check the labels of its examples and its training, then register a
     better expert.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: Nothing was merged. food: the expert scores 52.0 % where
+    the commonest answer, given every time, scores 50.0 %; with 95.0 % confidence it is not
+    shown to be better than that. Check the labels of its examples and its training, then
+    register a better expert.
+food/1: waiting → rejected: 〃
 > food: bounced. 〃\
 """)
 
@@ -68,14 +74,19 @@ def test_a_table_is_refused_with_every_broken_rule_and_its_rows(deployed):
     )
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
-food/1: waiting → rejected: examples of reviews-food/1: expected a table that keeps the data
+log: reviews: food bounced: examples of reviews-food/1: expected a table that keeps the data
     contract, found Every label must be one of the expert's 2 (bad, good), but 4 of 464 rows do
     not ('fair'; rows 71, 171, 271). Use the names in the expert's id2label, or their indices.
     Every value of split must be calibration or gate, but 4 of 464 rows do not ('train'; rows
     81, 181, 281). Correct the column, or drop it to have the rows split by their content.
     Correct the table and register the expert again.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: examples of reviews-food/1: expected a table that keeps
+    the data contract, found Every label must be one of the expert's 2 (bad, good), but 4 of 464
+    rows do not ('fair'; rows 71, 171, 271). Use the names in the expert's id2label, or their
+    indices. Every value of split must be calibration or gate, but 4 of 464 rows do not
+    ('train'; rows 81, 181, 281). Correct the column, or drop it to have the rows split by their
+    content. Correct the table and register the expert again.
+food/1: waiting → rejected: 〃
 > food: bounced. 〃\
 """)
 
@@ -84,11 +95,13 @@ def test_a_table_with_too_few_examples_is_refused(deployed):
     deployed.land("food", 90, gate=20)
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
-food/1: waiting → rejected: examples of reviews-food/1: expected a table that keeps the data
+log: reviews: food bounced: examples of reviews-food/1: expected a table that keeps the data
     contract, found There must be at least 100 different gate examples, but found 20. Add
     examples of the task. Correct the table and register the expert again.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: examples of reviews-food/1: expected a table that keeps
+    the data contract, found There must be at least 100 different gate examples, but found 20.
+    Add examples of the task. Correct the table and register the expert again.
+food/1: waiting → rejected: 〃
 > food: bounced. 〃\
 """)
 
@@ -98,12 +111,15 @@ def test_an_expert_of_another_base_is_refused_with_what_differs(deployed):
     deployed.change("reviews-food/1", "config.json", '"hidden_size": 8', '"hidden_size": 16')
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
-food/1: waiting → rejected: reviews-food/1 does not fit its base:
+log: reviews: food bounced: reviews-food/1 does not fit its base:
   config.hidden_size: expected 8, found 16
 The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert
     with the base's, or correct its config.json if it was trained with that.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: reviews-food/1 does not fit its base:
+  config.hidden_size: expected 8, found 16
+The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert
+    with the base's, or correct its config.json if it was trained with that.
+food/1: waiting → rejected: 〃
 > food: bounced. reviews-food/1 does not fit its base:
 > config.hidden_size: expected 8, found 16
 > The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert
@@ -119,23 +135,23 @@ def test_what_is_no_expert_is_refused_and_nothing_is_downloaded(deployed):
 food/1: – → waiting
 sport/1: – → waiting
 Two Words/1: – → waiting
-food/1: waiting → rejected: s3://models/nowhere: expected exactly one folder with safetensors
-    and config.json or adapter_config.json, found none. Register the folder of one expert; its
-    examples table may lie elsewhere and be given to `supermerge register` with --examples.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
-sport/1: waiting → rejected: source of reviews-sport/1: expected one of the family's buckets:
+Two Words/1 (waiting): Waits for its tag merge.task to be corrected: expected lower-case
+    letters, digits and hyphens ([a-z0-9][a-z0-9-]{0,62}), found 'Two Words'.
+log: reviews: food bounced: source of reviews-food/1: expected the files of an expert, found
+    nothing below s3://models/nowhere. Register it again with `supermerge register`.
+notice bounced: reviews: food bounced: source of reviews-food/1: expected the files of an
+    expert, found nothing below s3://models/nowhere. Register it again with `supermerge
+    register`.
+food/1: waiting → rejected: 〃
+log: reviews: sport bounced: source of reviews-sport/1: expected one of the family's buckets:
     models, found s3://elsewhere/expert. Copy the expert there, or add the bucket to
     `expert_buckets`.
-log: reviews: sport bounced: 〃
-notice bounced: reviews: sport bounced: 〃
-Two Words/1: waiting → rejected: name of the task: expected lower-case letters, digits and
-    hyphens ([a-z0-9][a-z0-9-]{0,62}), found 'Two Words'. Choose another name for the task.
-log: reviews: Two Words bounced: 〃
-notice bounced: reviews: Two Words bounced: 〃
+notice bounced: reviews: sport bounced: source of reviews-sport/1: expected one of the family's
+    buckets: models, found s3://elsewhere/expert. Copy the expert there, or add the bucket to
+    `expert_buckets`.
+sport/1: waiting → rejected: 〃
 > food: bounced. 〃
-> sport: bounced. 〃
-> Two Words: bounced. 〃\
+> sport: bounced. 〃\
 """)
 
 
@@ -147,11 +163,13 @@ def test_what_nobody_foresaw_is_held_and_the_others_go_on(deployed):
 food/1: – → waiting
 sport/1: – → waiting
 log: Looking at it failed: reviews-food/1
-food/1: waiting → held: Looking at it failed: ValueError: operands could not be broadcast
+log: reviews: food held: Looking at it failed: ValueError: operands could not be broadcast
     together. The flow run has the traceback. Mend the cause, then: supermerge release
     reviews-food/1
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice held: reviews: food held: Looking at it failed: ValueError: operands could not be
+    broadcast together. The flow run has the traceback. Mend the cause, then: supermerge release
+    reviews-food/1
+food/1: waiting → held: 〃
 sport/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of sport: passed
@@ -163,7 +181,7 @@ version 2: candidate → promoted: Merges sport; the gate passed on every task.
 sport/1: merging → merged: Merged in version 2.
 notice promoted: reviews version 2 is deployed: 〃
 log: reviews version 2 is deployed: 〃
-> food: bounced. 〃
+> food: held. 〃
 > sport: promoted. 〃\
 """)
     deployed.given.unreadable.clear()

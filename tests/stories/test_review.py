@@ -18,28 +18,21 @@ food/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
 version 2: – → candidate
-food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
-    rejected.
 notice needs-review: reviews version 2 needs review: weather: 90.0 % against 90.0 % of the
     deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
     0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
     of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
     (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
     keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
+    rejected.
 > food: waits for review. 〃\
 """)
     assert deployed.sweep() == snapshot("""\
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
-food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
-    rejected.
-notice needs-review: reviews version 2 needs review: weather: 90.0 % against 90.0 % of the
-    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
-    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
-    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
-    (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
-    keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
-> food: waits for review. 〃\
+> food: waits for review. Waits for review of version 2: set its tag approval_status to approved
+    or rejected.\
 """)
     assert deployed.types("status reviews") == snapshot("""\
 > reviews: champion version 1, mode review
@@ -141,14 +134,14 @@ food/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
 version 3: – → candidate
-food/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
-    rejected.
 notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
     deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
     0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
     of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
     (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
     keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+food/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
 > food: waits for review. 〃\
 """)
 
@@ -162,9 +155,6 @@ Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-
 log: relearn of food, sport: passed
 version 3: – → candidate
 version 2: candidate → superseded: Version 3 merges newer experts.
-food/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
-    rejected.
-sport/1 (merging): 〃
 notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
     deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
     0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
@@ -174,6 +164,9 @@ notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.
     90.0 % against 50.0 % of the deployed model (+40.0 points) on 400 gate examples; with 95.0 %
     confidence it is not worse at all. sport: keeps 100.0 % of its expert's gain (+40.0 of +40.0
     points), where 50.0 % must stay.
+food/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
+sport/1 (merging): 〃
 > food, sport: waits for review. 〃\
 """)
     candidate.tag(FAMILY, 2, "approval_status", "approved")
@@ -201,14 +194,14 @@ log: food, sport do not pass together; trying halves
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
 version 2: – → candidate
-food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
-    rejected.
 notice needs-review: reviews version 2 needs review: weather: 90.0 % against 90.0 % of the
     deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
     0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
     of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
     (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
     keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
+    rejected.
 > food: waits for review. 〃\
 """)
     deployed.types("approve reviews 2")
@@ -216,12 +209,15 @@ notice needs-review: reviews version 2 needs review: weather: 90.0 % against 90.
     assert deployed.sweep() == snapshot("""\
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of sport: failed
-sport/1: merging → rejected: weather: 70.0 % against 90.0 % of the deployed model (−20.0 points)
+log: reviews: sport bounced: weather: 70.0 % against 90.0 % of the deployed model (−20.0 points)
     on 400 gate examples: worse, where at most 5.0 points may be lost. Try re-learning all
     coefficients instead of only the new ones, more calibration examples, or coefficients per
     row.
-log: reviews: sport bounced: 〃
-notice bounced: reviews: sport bounced: 〃
+notice bounced: reviews: sport bounced: weather: 70.0 % against 90.0 % of the deployed model
+    (−20.0 points) on 400 gate examples: worse, where at most 5.0 points may be lost. Try
+    re-learning all coefficients instead of only the new ones, more calibration examples, or
+    coefficients per row.
+sport/1: merging → rejected: 〃
 > sport: bounced. 〃\
 """)
 
@@ -236,14 +232,14 @@ food/2: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
 version 3: – → candidate
-food/2 (merging): Waits for review of version 3: set its tag approval_status to approved or
-    rejected.
 notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
     deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
     0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
     of +40.0 points), where 40.0 % must stay. food: 95.0 % against 50.0 % of the deployed model
     (+45.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
     keeps 100.0 % of its expert's gain (+45.0 of +45.0 points), where 50.0 % must stay.
+food/2 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
 > food: waits for review. 〃\
 """)
 
@@ -315,8 +311,6 @@ log: the deployed model changed meanwhile; starting over on it
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of sport: passed
 version 3: – → candidate
-sport/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
-    rejected.
 notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
     deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
     0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
@@ -326,5 +320,7 @@ notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.
     where 40.0 % must stay. sport: 90.0 % against 50.0 % of the deployed model (+40.0 points) on
     400 gate examples; with 95.0 % confidence it is not worse at all. sport: keeps 100.0 % of
     its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+sport/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
 > sport: waits for review. 〃\
 """)

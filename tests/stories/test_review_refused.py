@@ -61,17 +61,18 @@ version 2 reads in review: Refused: 〃
 > Refused: 〃\
 """)
     assert candidate.sweep() == snapshot("""\
+notice promoted: reviews version 1 is deployed: Meanwhile.
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
 version 3: – → candidate
-food/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
-    rejected.
 notice needs-review: reviews version 3 needs review: weather: 90.0 % against 90.0 % of the
     deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
     0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
     of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
     (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
     keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+food/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
 > food: waits for review. 〃\
 """)
 
@@ -138,15 +139,8 @@ def test_a_decision_that_was_refused_leaves_no_name_and_no_reason_to_the_next_pe
     assert candidate.sweep() == snapshot("""\
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: passed
-food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
-    rejected.
-notice needs-review: reviews version 2 needs review: weather: 90.0 % against 90.0 % of the
-    deployed model (0.0 points) on 400 gate examples; with 95.0 % confidence it loses less than
-    0.7 points, and 5.0 points may be lost. weather: keeps 100.0 % of its expert's gain (+40.0
-    of +40.0 points), where 40.0 % must stay. food: 90.0 % against 50.0 % of the deployed model
-    (+40.0 points) on 400 gate examples; with 95.0 % confidence it is not worse at all. food:
-    keeps 100.0 % of its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
-> food: waits for review. 〃\
+> food: waits for review. Waits for review of version 2: set its tag approval_status to approved
+    or rejected.\
 """)
     candidate.tag(FAMILY, 2, "approval_status", "approved")
     candidate.types("promote reviews 2")
@@ -206,12 +200,15 @@ def test_a_version_that_somebody_made_in_mlflow_is_neither_promoted_nor_rejected
 def test_an_expert_that_is_spoilt_while_it_waits_for_review_is_rejected(candidate):
     candidate.change("reviews-food/1", "config.json", '"hidden_size": 8', '"hidden_size": 16')
     assert candidate.sweep() == snapshot("""\
-food/1: merging → rejected: reviews-food/1 does not fit its base:
+log: reviews: food bounced: reviews-food/1 does not fit its base:
   config.hidden_size: expected 8, found 16
 The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert
     with the base's, or correct its config.json if it was trained with that.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: reviews-food/1 does not fit its base:
+  config.hidden_size: expected 8, found 16
+The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert
+    with the base's, or correct its config.json if it was trained with that.
+food/1: merging → rejected: 〃
 > food: bounced. reviews-food/1 does not fit its base:
 > config.hidden_size: expected 8, found 16
 > The base's weights answer otherwise with this setting, or do not fit it: fine-tune the expert
@@ -225,10 +222,12 @@ def test_an_expert_that_breaks_something_while_it_waits_for_review_is_held(candi
     candidate.change("reviews-food/1", "examples.jsonl", '"good"', '"better"')
     assert candidate.sweep() == snapshot("""\
 log: Looking at it failed: reviews-food/1
-food/1: merging → held: Looking at it failed: ValueError: operands could not be broadcast
+log: reviews: food held: Looking at it failed: ValueError: operands could not be broadcast
     together. The flow run has the traceback. Mend the cause, then: supermerge release
     reviews-food/1
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
-> food: bounced. 〃\
+notice held: reviews: food held: Looking at it failed: ValueError: operands could not be
+    broadcast together. The flow run has the traceback. Mend the cause, then: supermerge release
+    reviews-food/1
+food/1: merging → held: 〃
+> food: held. 〃\
 """)

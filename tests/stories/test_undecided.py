@@ -15,12 +15,15 @@ food/1: – → waiting
 food/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: inconclusive
-food/1: merging → rejected: weather: 87.0 % against 90.0 % of the deployed model (−3.0 points)
+log: reviews: food bounced: weather: 87.0 % against 90.0 % of the deployed model (−3.0 points)
     on 400 gate examples; with 95.0 % confidence the loss is only known to be below 4.7 points,
     where 2.0 points may be lost. About 558 gate examples would decide it. Add gate examples or
     widen the margin.
-log: reviews: food bounced: 〃
-notice bounced: reviews: food bounced: 〃
+notice bounced: reviews: food bounced: weather: 87.0 % against 90.0 % of the deployed model
+    (−3.0 points) on 400 gate examples; with 95.0 % confidence the loss is only known to be
+    below 4.7 points, where 2.0 points may be lost. About 558 gate examples would decide it. Add
+    gate examples or widen the margin.
+food/1: merging → rejected: 〃
 > food: bounced. 〃\
 """)
 
@@ -35,12 +38,12 @@ food/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: inconclusive
 version 2: – → candidate
-food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
-    rejected.
 notice needs-review: reviews version 2 needs review: weather: 87.0 % against 90.0 % of the
     deployed model (−3.0 points) on 400 gate examples; with 95.0 % confidence the loss is only
     known to be below 4.7 points, where 2.0 points may be lost. About 558 gate examples would
     decide it. Add gate examples or widen the margin.
+food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
+    rejected.
 > food: waits for review. 〃\
 """)
     assert deployed.types("approve reviews 2 --reason 'Good enough.'") == snapshot("""\
@@ -65,11 +68,11 @@ food/1: waiting → merging
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of food: inconclusive
 version 2: – → candidate
-food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
-    rejected.
 notice needs-review: reviews version 2 needs review: food: the expert scores 52.0 % where the
     commonest answer, given every time, scores 50.0 %; with 95.0 % confidence it is not shown to
     be better than that. Check the labels of its examples and its training, then register a
     better expert.
+food/1 (merging): Waits for review of version 2: set its tag approval_status to approved or
+    rejected.
 > food: waits for review. 〃\
 """)

@@ -11,7 +11,9 @@ from tests.stories.test_withdraw import tasks
 def test_a_worse_looking_expert_that_is_wanted_goes_to_a_person(two):
     two.land("weather", 80, seed=1)
     two.tag("reviews-weather", 2, "merge.wanted", "The old labels were wrong.")
-    assert "needs review: Wanted by a person, by merge.wanted in MLflow" in " ".join(two.sweep().split())
+    assert "needs review: Wanted by a person, by merge.wanted in MLflow" in " ".join(
+        two.sweep().split()
+    )
     assert "needs a reason" in " ".join(two.types("approve reviews 3").split())
     assert "Promoted (3)" in two.types("approve reviews 3 --reason 'Checked by hand.'")
 
