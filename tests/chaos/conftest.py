@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from tests.stories.conftest import Saved, World, _deployed, _food, _world
 
 __all__ = ["_deployed", "_world"]
 
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+MARK = "## What came of it"
 HEAD = "| case | times | outcome | seconds |"
 
 
@@ -43,7 +46,7 @@ def table(request: pytest.FixtureRequest) -> Callable[[str, int, str], None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints the table of what was tried; `make chaos` asks for it."""
+    """Prints the table of what was tried; `make chaos` has it written to the end of a page as well."""
     if "CHAOS" not in os.environ:
         return
     times: Counter[tuple[str, str]] = Counter()
@@ -58,4 +61,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         f"| {case} | {times[case, words]} | {words} | {seconds[case, words]} |"
         for case, words in times
     ]
-    terminalreporter.write_line("\n".join((HEAD, "| --- | --- | --- | --- |", *lines)))
+    shown = "\n".join((HEAD, "| --- | --- | --- | --- |", *lines))
+    terminalreporter.write_line(shown)
+    if os.environ["CHAOS"] == "write" and not terminalreporter.stats.get("failed"):
+        before = PAGE.read_text().partition(MARK)[0]
+        PAGE.write_text(f"{before}{MARK}\n\n{shown}\n")
