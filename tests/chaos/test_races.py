@@ -44,6 +44,7 @@ def test_of_people_who_decide_at_once_each_is_told_what_came_of_it(
 
 
 @pytest.mark.e2e
+@pytest.mark.skipif("CHAOS" not in os.environ, reason="`make chaos` runs it")
 def test_of_a_hundred_writers_one_wins_each_entry_of_the_log_on_the_real_s3(stack, table):
     store, folder = connect_store(stack), S3Uri("supermerge", "races/promotions")
     log = PromotionLog(store, folder)
