@@ -22,6 +22,7 @@ from infra.registry.experts import ExpertVersion
 from tasks.find import find_reviewed_candidates, find_waiting_experts
 from tasks.mirror import repair_mirror
 from tasks.notify import failures_told, tell_of_log
+from tasks.unseen import name_unseen
 from tasks.withdraw import drop_candidates, find_withdrawals
 
 _TRIES = 3  # How often a run starts over where somebody else changed the deployed model.
@@ -62,6 +63,7 @@ def sweep(queue: MergeQueue, begin: Callable[[], None]) -> tuple[Outcome, ...]:
     """
     tell_of_log(queue, repair_mirror(queue))
     review_candidates(queue)
+    name_unseen(queue)
     waiting, withdrawals = find_waiting_experts(queue), find_withdrawals(queue)
     drop_candidates(queue)
     if not waiting and not withdrawals:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prefect import get_run_logger, task
 
 from infra.errors import Conflict
+from infra.families import Family, Target
 from infra.faults import explained
 from infra.notify import Notice, send
 from infra.queue import MergeQueue
@@ -21,11 +22,19 @@ _ONCE = {**SIDE_EFFECT, "retries": 0}
 
 
 @task(**_ONCE)
-def notify(queue: MergeQueue, notice: Notice) -> None:
-    """Sends a notice to every target of the family, unless that was done; a target never blocks a flow."""
+def notify(queue: MergeQueue, notice: Notice, targets: Sequence[Target] | None = None) -> None:
+    """Sends a notice to every target of the family, unless that was done; a target never blocks a flow.
+
+    Args:
+        queue: The family's queue.
+        notice: What people are told.
+        targets: Others than the family's own.
+    """
     told = queue.told.read()
     if notice.key not in told.events:
-        _send(queue, notice)
+        own = queue.family if targets is None else _with_targets(queue.family, targets)
+        for target, fault in send(own, notice):
+            get_run_logger().warning("notification to %s failed: %s", target, fault)
         queue.told.write(told.of(notice.key))
 
 
@@ -117,9 +126,8 @@ def _tell_of_failures(queue: MergeQueue, flow: str, runs: int, words: str) -> No
     notify.fn(queue, notice)
 
 
-def _send(queue: MergeQueue, notice: Notice) -> None:
-    for target, fault in send(queue.family, notice):
-        get_run_logger().warning("notification to %s failed: %s", target, fault)
+def _with_targets(family: Family, targets: Sequence[Target]) -> Family:
+    return family.model_copy(update={"notify": tuple(targets)})
 
 
 def _of_entry(family: str, entry: Promotion) -> Notice:

@@ -5,13 +5,14 @@ A version's source names a folder in S3; the weights never pass through the MLfl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from infra.names import check_family, check_task
-from infra.registry.tags import FAMILY, ExpertStatus, ExpertTags
+from infra.registry.tags import FAMILY, TASK, ExpertStatus, ExpertTags
 from infra.registry.versions import (
     create_version,
     ensure_model,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
+_COPY = re.compile(r"models:/.+/\d+")
 _NOT_WITHDRAWN = {"withdraw": None, "withdrawn_by": "", "withdraw_reason": ""}
 
 
@@ -41,6 +43,8 @@ class ExpertVersion:
     source: str
     tags: ExpertTags
     registered: datetime | None = None
+    copied: ExpertTags | None = None
+    """The tags of another version, which MLflow gave this one when it was copied from there."""
 
     @property
     def ref(self) -> str:
@@ -121,6 +125,15 @@ class Experts:
         return tuple(
             _expert(v) for v in versions if v.name != v.tags[FAMILY] and v.status == "READY"
         )
+
+    def everywhere(self) -> tuple[ExpertVersion, ...]:
+        """Every version that carries the tag of a family or of a task, whichever it is."""
+        found = {
+            (v.name, v.version): v
+            for tag in (FAMILY, TASK)
+            for v in search_versions(self._client, f"tags.`{tag}` LIKE '%'")
+        }
+        return tuple(map(_expert, found.values()))
 
     def get(self, name: str, version: int) -> ExpertVersion:
         """One expert by name and number.
@@ -233,14 +246,22 @@ class Experts:
         return _expert(create_version(self._client, self._pages, page))
 
     def _retag(self, expert: ExpertVersion, **values: object) -> None:
-        retag(self._client, self._pages, expert.page, expert.tags, **values)
+        before = expert.tags
+        if expert.copied:
+            before = expert.copied
+            values = {**dict(expert.tags), "of": expert.ref, **values}
+        retag(self._client, self._pages, expert.page, before, **values)
 
 
 def _expert(version: ModelVersion) -> ExpertVersion:
+    source, tags, copied = version.source or "", ExpertTags.read(version.tags), None
+    if _COPY.fullmatch(source) and tags.of != f"{version.name}/{version.version}":
+        copied, tags = tags, ExpertTags.read({FAMILY: tags.family, TASK: tags.task})
     return ExpertVersion(
         name=version.name,
         version=int(version.version),
-        source=version.source or "",
-        tags=ExpertTags.read(version.tags),
+        source=source,
+        tags=tags,
+        copied=copied,
         registered=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
     )

@@ -109,6 +109,8 @@ class ExpertTags(Tags):
         task: Its ML task, as it was written; not validated yet.
         digest: Digest of its content, once that was looked at.
         reason: Why its status is what it is.
+        of: The version that these tags were written on, as ``name/version``, where it is a copy of another:
+            MLflow copies the tags as well.
         report: Where the report of the decision on it is.
         releases: How often a person put it back into the queue.
         priority: Experts with a higher one are merged first, by themselves; none counts as 0.
@@ -128,6 +130,7 @@ class ExpertTags(Tags):
     digest: str = Field("", alias="merge.digest")
     reason: str = Field("", alias=REASON)
     report: str = Field("", alias="merge.report")
+    of: str = Field("", alias="merge.of")
     releases: int | None = Field(None, alias="merge.releases", ge=0)
     priority: int | None = Field(None, alias="merge.priority")
     replaces: str = Field("", alias="merge.replaces")

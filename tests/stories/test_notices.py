@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from inline_snapshot import snapshot
 
 from infra.storage.store import S3Uri
+from tasks import unseen
 from tests.stories.tester import Killed
 
 
@@ -108,3 +111,51 @@ def test_an_audit_that_goes_on_failing_is_told_once(two):
     two.tag("reviews", 2, "merge.manifest-sha256", "0" * 64)
     assert notices(two.types("audit reviews")) == ["reviews"]
     assert notices(two.types("audit reviews")) == []
+
+
+def test_what_nobody_would_ever_look_at_is_told_once_and_goes_on_when_corrected(
+    deployed, monkeypatch
+):
+    for task in ("food", "sport"):
+        deployed.land(task, 90)
+    deployed.tag("reviews-food", 1, "merge.family", "revews")
+    deployed.tag("reviews-sport", 1, "merge.family", "")
+    assert notices(deployed.sweep()) == [], "people may still be setting tags"
+    monkeypatch.setattr(unseen, "PATIENCE", timedelta(0))
+    told = deployed.sweep()
+    assert told == snapshot("""\
+notice unseen: reviews-sport/1 waits for somebody to look at it: Its tag merge.family is
+    missing, so nobody looks at it. Families: reviews.
+sport/1 (waiting): 〃
+notice unseen: reviews-food/1 waits for somebody to look at it: Its tag merge.family says
+    'revews', of which there is no file here. Correct it (reviews), or write the file.
+food/1 (waiting): 〃
+log: no expert is waiting
+> No expert is waiting.\
+""")
+    assert notices(deployed.sweep()) == []
+    for task in ("food", "sport"):
+        deployed.tag(f"reviews-{task}", 1, "merge.family", "reviews")
+    assert "food, sport: promoted" in deployed.sweep()
+
+
+def test_a_tag_that_says_what_it_cannot_say_is_told_once(two):
+    two.tag("reviews-food", 1, "merge.withdraw", "yes please")
+    assert two.sweep() == snapshot("""\
+food/1 (merged): Its tag merge.withdraw says 'yes please'; expected was true or false.
+notice unseen: reviews-food/1 waits for somebody to look at it: 〃
+log: no expert is waiting
+> No expert is waiting.\
+""")
+    assert notices(two.sweep()) == []
+
+
+def test_a_copy_of_a_version_does_not_have_its_status(two):
+    two.copy("reviews-food/1", "reviews-copied")
+    assert two.sweep() == snapshot("""\
+copied/1 (waiting): Same content as reviews-food/1, which is deployed.
+> No expert is waiting.\
+""")
+    two.types("rollback reviews")
+    two.types("release reviews-copied/1")
+    assert "food: promoted" in two.sweep()

@@ -131,6 +131,12 @@ class Tester:
         with self.watch.by_hand():
             MlflowClient().delete_model_version(name, version)
 
+    def copy(self, ref: str, name: str) -> None:
+        """Somebody copies a version to another registered model, by `copy_model_version`."""
+        with self.watch.by_hand():
+            made = MlflowClient().copy_model_version(f"models:/{ref}", name)
+            self.watch.known(made.name, made.version, "waiting")
+
     def change(self, ref: str, file: str, old: str, new: str) -> None:
         """Somebody changes a file of an expert, or of a merged version, where it lies."""
         name, _, version = ref.partition("/")

@@ -77,6 +77,10 @@ class Watch:
         yield
         self._by_hand = False
 
+    def known(self, name: str, version: str, status: str) -> None:
+        """A version that came about in another way than by MLflow's `create_model_version`."""
+        self._status[name, str(version)] = status
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Sees every version, tag and alias that is written through MLflow's client."""
