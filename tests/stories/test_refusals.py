@@ -210,6 +210,8 @@ def test_a_status_that_is_none_is_held(deployed):
     deployed.tag("reviews-food", 1, "merge.status", "wating")
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
+notice unseen: reviews-food/1 waits for somebody to look at it: Its tag merge.status says
+    'wating'; expected was something else.
 food/1: waiting → held: Its tag merge.status says 'wating', which is no status. To merge it:
     supermerge release reviews-food/1
 log: no expert is waiting
