@@ -24,6 +24,7 @@ from infra.families import load_family
 from infra.names import NAME_PATTERN
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
+from infra.registry.merged import find_version
 from infra.storage.manifest import Manifest
 from infra.storage.promotions import Promotion, PromotionLog
 from infra.storage.store import S3Uri, StoredObject
@@ -33,6 +34,7 @@ from merging.models.folder import MANIFEST
 _KEY = "[0-9a-f]{64}"
 _CANDIDATE = re.compile(rf"merged/({_KEY})/.+|attempts/({_KEY})\.json")
 _MANIFEST = re.compile(rf"(merged/{_KEY})/{re.escape(MANIFEST)}")
+_ANSWERS = re.compile(rf"answers/({_KEY})\.json")
 _EXPERT = re.compile(rf"(experts/{NAME_PATTERN}/{_KEY}(?:-[0-9a-f]+)?)/.+")
 # Time within which an upload is finished and the version that names it is made.
 _UPLOADED_WITHIN = timedelta(days=1)
@@ -73,10 +75,11 @@ def find_unneeded(queue: MergeQueue) -> tuple[list[Unneeded], str]:
     entries = queue.promotions.entries()
     there = queue.store.list(queue.family.root)
     versions = queue.registry.merged.of(queue.name)
-    if entries and entries[-1].version not in {v.version for v in versions}:
+    if entries and find_version(entries[-1].model, versions) is None:
         raise Refused(
             f"MLflow does not know version {entries[-1].version} of {queue.name}, which is deployed.",
-            "Nothing was removed, since MLflow says what else is needed: put back its database first.",
+            "Nothing was removed, since MLflow says what else is needed. First: "
+            f"supermerge rebuild {queue.name}",
         )
     named = {entry.location for entry in entries}
     named |= {version.source for version in versions if version.status == "candidate"}
@@ -86,7 +89,9 @@ def find_unneeded(queue: MergeQueue) -> tuple[list[Unneeded], str]:
         manifests = _manifests(queue, [item for item in there if item.path not in gone])
     except (Corrupt, Unreadable, InvalidInput) as error:
         return found, f"Experts were left alone, since it cannot be told which are needed: {error}"
-    return found + _experts(queue, there, manifests), ""
+    known = queue.registry.experts.of(queue.name)
+    found += _experts(queue, there, manifests, known)
+    return found + _answers(there, manifests, known), ""
 
 
 def needed_now(queue: MergeQueue, unneeded: Unneeded) -> bool:
@@ -158,11 +163,28 @@ def _manifests(queue: MergeQueue, there: Iterable[StoredObject]) -> list[Manifes
     return found
 
 
+def _answers(
+    there: Iterable[StoredObject], manifests: Iterable[Manifest], known: Iterable[ExpertVersion]
+) -> list[Unneeded]:
+    """Answers of models that are gone, or that nobody compares with any more."""
+    needed = {version.tags.digest for version in known}
+    for manifest in manifests:
+        needed |= {expert.digest for expert in manifest.experts}
+        needed.add(manifest.model_digest)
+    return [
+        Unneeded(item.path, "answers of a model that is not needed", (item,))
+        for item in there
+        if (match := _ANSWERS.fullmatch(item.path)) and match[1] not in needed
+    ]
+
+
 def _experts(
-    queue: MergeQueue, there: Iterable[StoredObject], manifests: Iterable[Manifest]
+    queue: MergeQueue,
+    there: Iterable[StoredObject],
+    manifests: Iterable[Manifest],
+    known: Iterable[ExpertVersion],
 ) -> list[Unneeded]:
     """Experts of which no merged model was made, and that nobody waits for."""
-    known = queue.registry.experts.of(queue.name)
     needed = {version.source for version in known if version.status != "rejected"}
     needed |= {expert.source for manifest in manifests for expert in manifest.experts}
     uploaded = datetime.now(UTC) - _UPLOADED_WITHIN

@@ -11,13 +11,17 @@ from infra.families import Family, load_family
 from infra.logs import FAMILY
 from infra.registry.registry import Registry
 from infra.settings import Settings
+from infra.storage.answers import Answers
 from infra.storage.attempts import Attempts
 from infra.storage.cache import Cache
 from infra.storage.contents import Contents
+from infra.storage.decisions import Decisions
+from infra.storage.manifest import Manifest
 from infra.storage.pages import Pages
-from infra.storage.promotions import PromotionLog
+from infra.storage.promotions import PromotionLog, Recorded
 from infra.storage.store import ObjectStore, connect_store
 from infra.storage.told import Ledger
+from merging.models.folder import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class MergeQueue:
             store=store,
             cache=cache,
             registry=Registry.connect(settings, Pages(store, definition.root)),
-            promotions=PromotionLog(store, definition.root / "promotions"),
+            promotions=PromotionLog(store, definition.root / "promotions", cache.read),
         )
 
     @cached_property
@@ -85,6 +89,27 @@ class MergeQueue:
     def pages(self) -> Pages:
         """What stands on the family's pages in MLflow, kept."""
         return Pages(self.store, self.family.root)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What models of the family answered to examples."""
+        return Answers(self.store, self.cache, self.family.root)
+
+    @property
+    def decisions(self) -> Decisions:
+        """Which gate examples each build was decided on."""
+        return Decisions(self.store, self.cache, self.family.root)
+
+    def manifest(self, model: Recorded) -> Manifest:
+        """The manifest of a model as it was recorded; its digest says that it still is, so it is read once.
+
+        Raises:
+            Corrupt: It is not what was recorded.
+            Unreadable: It is gone.
+        """
+        place = model.location / MANIFEST
+        data = self.cache.read_recorded(place, model.manifest_sha256)
+        return Manifest.parse(data, place, model.manifest_sha256)
 
     def work(self, key: str) -> Path:
         """A scratch folder that outlives a killed run, one per build key."""

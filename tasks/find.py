@@ -9,7 +9,7 @@ from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion, find_page
 from infra.registry.merged import MergedVersion
 from infra.registry.tags import STATUS, TASK
-from infra.storage.manifest import Manifest, MergedExpert
+from infra.storage.manifest import MergedExpert
 from infra.storage.promotions import Promotion, Recorded
 from merging.errors import InvalidInput
 from merging.gate import GateReport
@@ -106,13 +106,11 @@ def compare_with_built_on(
     Raises:
         Corrupt: A manifest is not what was recorded.
     """
-    manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
+    manifest = queue.manifest(model)
     before: tuple[MergedExpert, ...] = ()
     for entry in queue.promotions.entries():
         if entry.sequence == manifest.champion_sequence:
-            built_on = entry.model
-            old = Manifest.read(queue.store, built_on.location, built_on.manifest_sha256)
-            before = old.experts
+            before = queue.manifest(entry.model).experts
     contents = {(record.task, record.digest) for record in before}
     arrived = [r for r in manifest.experts if (r.task, r.digest) not in contents]
     left = [record for record in before if record.task not in manifest.tasks]

@@ -34,8 +34,7 @@ def repair_mirror(queue: MergeQueue) -> Promotion | None:
     for version, status, reason in versions_by_log(versions, entries):
         queue.registry.merged.settle(version, status, reason)
     try:
-        model = newest.model
-        manifest = Manifest.read(queue.store, model.location, model.manifest_sha256)
+        manifest = queue.manifest(newest.model)
     except (Corrupt, Unreadable) as error:
         get_run_logger().warning("the experts' statuses stay as they are: %s", error)
     else:

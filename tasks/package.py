@@ -61,4 +61,5 @@ def package_candidate(
     for path in manifest.files:
         queue.store.upload(merged.path / path, location / path)
     queue.store.write(location / MANIFEST, manifest.to_bytes())
+    queue.cache.add(merged.path, manifest.files)
     return manifest

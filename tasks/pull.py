@@ -53,14 +53,8 @@ def _kept_base(queue: MergeQueue) -> Base | None:
     newest = queue.promotions.newest()
     if newest is None:
         return None
-    model = newest.model
-    digest = Manifest.read(queue.store, model.location, model.manifest_sha256).base_digest
-    directory = queue.cache.room.use(queue.cache.root / "trees" / digest)
-    if not directory.is_dir():
-        return None
-    files = {path: sha256_file(directory / path) for path in files_in(directory)}
-    base = Base(directory, *tree_digests(files))
-    return base if base.digest == digest else None
+    found = queue.cache.find(queue.manifest(newest.model).base_digest)
+    return Base(found[0], *tree_digests(found[1])) if found else None
 
 
 def fetch_base(queue: MergeQueue) -> Base:
@@ -142,8 +136,7 @@ def pull_champion(queue: MergeQueue, base: Base, promotion: Promotion) -> Deploy
         Corrupt: The base is not the one that it was merged from, or the model's files are not what was
             recorded, or no expert's are.
     """
-    location = S3Uri.parse(promotion.location)
-    manifest = Manifest.read(queue.store, location, promotion.manifest_sha256)
+    manifest = queue.manifest(promotion.model)
     if manifest.base_digest not in (base.digest, base.digest_before):
         raise Corrupt(
             where=queue.family.base,
@@ -153,7 +146,11 @@ def pull_champion(queue: MergeQueue, base: Base, promotion: Promotion) -> Deploy
             remedy="A family has one base for good: restore it, or start a new family for the new "
             "base.",
         )
-    directory, _ = queue.cache.pull(queue.store.list(location), manifest.files)
+    found = queue.cache.find(sha256_tree(manifest.files))
+    if found is None:
+        there = queue.store.list(promotion.model.location)
+        found = queue.cache.pull(there, manifest.files)
+    directory, _ = found
     members, lost = [], {}
     for record in manifest.experts:
         try:
@@ -168,7 +165,8 @@ def pull_champion(queue: MergeQueue, base: Base, promotion: Promotion) -> Deploy
 
 def _pull_member(queue: MergeQueue, base: Base, record: MergedExpert) -> Member:
     source = S3Uri.parse(record.source)
-    directory, files = _pull_recorded(queue, record, source)
+    found = queue.cache.find(record.digest) or _pull_recorded(queue, record, source)
+    directory, files = found
     if record.digest not in tree_digests(files):
         raise Corrupt(
             where=f"{source} (expert of {record.task!r})",

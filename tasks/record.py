@@ -16,7 +16,6 @@ from infra.storage.attempts import Decided
 from infra.storage.manifest import Manifest, find_whole
 from merging.gate import GateReport
 from merging.learning.learn import Learned
-from tasks.evaluate import decisions
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Attempt, Build, Candidate, Member, Rejected, describe
 
@@ -66,8 +65,7 @@ def record_attempt(
         manifest: The manifest of the candidate's files; None where the build is rejected.
     """
     run_id = queue.registry.runs.record(_run(build, learned, report, pages))
-    for member in build.members:
-        queue.store.write(decisions(queue, member) / build.key, b"")
+    queue.decisions.record(build.key, (m.expert.split.gate.digest for m in build.members))
     digest = manifest.digest if manifest else None
     decided = Decided(run_id=run_id, manifest_sha256=digest, report=report)
     queue.attempts.record(build.key, decided)

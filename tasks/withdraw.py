@@ -14,7 +14,7 @@ from infra.errors import Corrupt, Unreadable
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion, find_page
 from infra.registry.merged import MergedVersion
-from infra.storage.manifest import Manifest, MergedExpert
+from infra.storage.manifest import MergedExpert
 from infra.storage.promotions import Promotion, Recorded
 from merging.errors import InvalidInput
 from tasks.find import compare_with_built_on
@@ -33,7 +33,7 @@ def find_withdrawals(queue: MergeQueue) -> tuple[Withdrawal, ...]:
     if newest is None:
         return ()
     try:
-        manifest = Manifest.read(queue.store, newest.model.location, newest.model.manifest_sha256)
+        manifest = queue.manifest(newest.model)
     except (Corrupt, Unreadable):  # The mirror has named it.
         return ()
     experts = queue.registry.experts.of(queue.name)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from infra.storage.store import ObjectStore, S3Uri, StoredObject
 
 _LOG = logging.getLogger(__name__)
 _ENDLESS = 1 << 62  # Bytes that no disk has.
+_LINKED_FROM = 1 << 20  # Bytes.
 
 
 def sha256_file(path: Path) -> str:
@@ -55,7 +57,8 @@ class Cache:
         self.root = root
         self._store = store
         self.room = Room(root, limit)
-        self._sound: set[tuple[str, int, int, int]] = set()
+        # Digests by inode, size and time: what a process has hashed it does not hash again.
+        self._digests: dict[tuple[int, int, int], str] = {}
 
     def pull(
         self, objects: Iterable[StoredObject], expected: Mapping[str, str] | None = None
@@ -83,8 +86,12 @@ class Cache:
             )
         if expected is not None:
             wanted = {path: wanted[path] for path in expected}
-        self._check_room(o for o in wanted.values() if not self._known(o))
-        files = {path: self._fetch(o) for path, o in wanted.items()}
+        known = {path: self._known(o) for path, o in wanted.items()}
+        for path, digest in (expected or {}).items():
+            if known[path] is None and self._blob(digest):
+                known[path] = digest  # Another object had the same bytes.
+        self._check_room(wanted[path] for path, digest in known.items() if digest is None)
+        files = {path: known[path] or self._fetch(o) for path, o in wanted.items()}
         for path, digest in (expected or {}).items():
             if files[path] != digest:
                 raise Corrupt(
@@ -95,6 +102,60 @@ class Cache:
                     "version.",
                 )
         return self._tree(files), files
+
+    def read(self, item: StoredObject) -> bytes:
+        """The bytes of a small object, fetched once for as long as it stays what it is.
+
+        Raises:
+            Unreadable: It is gone.
+        """
+        digest = self._known(item)
+        if digest is None:
+            digest = self._keep(self._store.read(item.uri))
+            self._remember(item, digest)
+        return (self.root / "blobs" / digest).read_bytes()
+
+    def read_recorded(self, uri: S3Uri, digest: str) -> bytes:
+        """The bytes of a small object whose digest is on record, fetched once.
+
+        Whatever is there now is returned where it is not that; the caller compares.
+
+        Raises:
+            Unreadable: It is gone.
+        """
+        if blob := self._blob(digest):
+            return blob.read_bytes()
+        data = self._store.read(uri)
+        self._keep(data)
+        return data
+
+    def find(self, digest: str) -> tuple[Path, dict[str, str]] | None:
+        """The directory of this digest with the SHA-256 of each file, where it was pulled before.
+
+        Nothing is asked of the store: bytes are known by their digest.
+        """
+        tree = self.room.use(self.root / "trees" / digest)
+        if not tree.is_dir():
+            return None
+        paths = [path for path in tree.rglob("*") if not path.is_dir()]
+        files = {p.relative_to(tree).as_posix(): self._digest(p) for p in paths}
+        return (tree, files) if sha256_tree(files) == digest else None
+
+    def add(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Takes in a copy of files that were made here, so that they need not be pulled.
+
+        Args:
+            folder: Where they are; they are not changed any more.
+            files: SHA-256 by relative path.
+        """
+        for path, digest in files.items():
+            if self._blob(digest) is None:
+                with self.room.scratch() as scratch:
+                    large = (folder / path).stat().st_size > _LINKED_FROM
+                    # Weights are written once; what is small may be written over by another try.
+                    (os.link if large else shutil.copyfile)(folder / path, scratch / "object")
+                    self._put(scratch / "object", digest)
+        self._tree(files)
 
     def _known(self, item: StoredObject) -> str | None:
         note = self._note(item)
@@ -108,31 +169,44 @@ class Cache:
 
     def _is_sound(self, blob: Path) -> bool:
         """Whether a file still is what its name says; it is hashed once, and removed if it is not."""
-        facts = blob.stat()
-        state = (blob.name, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-        if state not in self._sound:
-            if sha256_file(blob) != blob.name:
-                _LOG.warning("%s is damaged and is fetched again", blob)
-                blob.unlink(missing_ok=True)
-                return False
-            self._sound.add(state)
-        return True
+        if self._digest(blob) == blob.name:
+            return True
+        _LOG.warning("%s is damaged and is fetched again", blob)
+        blob.unlink(missing_ok=True)
+        return False
+
+    def _digest(self, path: Path) -> str:
+        facts = path.lstat()
+        state = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        if state not in self._digests:
+            self._digests[state] = sha256_file(path)
+        return self._digests[state]
 
     def _fetch(self, item: StoredObject) -> str:
-        if known := self._known(item):
-            return known
         with self.room.scratch() as folder:
-            file = folder / "object"
-            self._store.download(item.uri, file)
-            digest = sha256_file(file)
-            file.chmod(0o444)
-            sync(file)
-            file.replace(self.room.use(self.root / "blobs" / digest))
+            self._store.download(item.uri, folder / "object")
+            digest = self._put(folder / "object", sha256_file(folder / "object"))
+        self._remember(item, digest)
+        return digest
+
+    def _keep(self, data: bytes) -> str:
+        """Keeps some bytes; gives their digest."""
+        with self.room.scratch() as folder:
+            (folder / "object").write_bytes(data)
+            return self._put(folder / "object", hashlib.sha256(data).hexdigest())
+
+    def _put(self, file: Path, digest: str) -> str:
+        file.chmod(0o444)
+        sync(file)
+        file.replace(self.room.use(self.root / "blobs" / digest))
+        return digest
+
+    def _remember(self, item: StoredObject, digest: str) -> None:
+        with self.room.scratch() as folder:
             note = folder / "note"
             note.write_text(digest)
             sync(note)
             note.replace(self._note(item))
-        return digest
 
     def _note(self, item: StoredObject) -> Path:
         identity = f"{item.uri}\n{item.etag}\n{item.size}"

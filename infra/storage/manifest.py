@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.errors import Corrupt, Unreadable
 from infra.names import Name, check_relative_path
-from infra.storage.cache import download_fresh, sha256_file
+from infra.storage.cache import download_fresh, sha256_file, sha256_tree
 from infra.storage.store import ObjectStore, S3Uri
 from merging.kinds import ModelKind
-from merging.models.folder import MANIFEST
+from merging.models.folder import MANIFEST, MODEL
 
 
 class MergedExpert(BaseModel):
@@ -78,6 +78,15 @@ class Manifest(BaseModel):
         """The tasks that the model answers."""
         return tuple(expert.task for expert in self.experts)
 
+    @property
+    def model_digest(self) -> str:
+        """The digest of the merged backbone's files."""
+        prefix = f"{MODEL}/"
+        files = self.files.items()
+        return sha256_tree(
+            {path.removeprefix(prefix): sha for path, sha in files if path.startswith(prefix)}
+        )
+
     @classmethod
     def read(cls, store: ObjectStore, location: S3Uri, digest: str | None = None) -> Self:
         """Reads the manifest of the merged model at ``location``.
@@ -90,11 +99,22 @@ class Manifest(BaseModel):
         Raises:
             Corrupt: The bytes have another digest or are no manifest.
         """
-        data = store.read(location / MANIFEST)
+        place = location / MANIFEST
+        return cls.parse(store.read(place), place, digest)
+
+    @classmethod
+    def parse(cls, data: bytes, place: S3Uri, digest: str | None = None) -> Self:
+        """Reads the bytes of a manifest, as :meth:`read` does.
+
+        Args:
+            data: What is to be one.
+            place: Where it was found.
+            digest: The SHA-256 that was recorded for it, where one was.
+        """
         actual = hashlib.sha256(data).hexdigest()
         if digest is not None and actual != digest:
             raise Corrupt(
-                where=str(location / MANIFEST),
+                where=str(place),
                 expected=f"SHA-256 {digest}",
                 found=actual,
                 remedy="The manifest was changed after it was recorded; restore it from the bucket's "
@@ -104,13 +124,13 @@ class Manifest(BaseModel):
             manifest = cls.model_validate_json(data)
         except ValidationError as error:
             raise Corrupt(
-                where=str(location / MANIFEST),
+                where=str(place),
                 expected="a manifest of this layout",
                 found=str(error),
                 remedy="Restore it from the bucket's older versions.",
             ) from error
         for path in manifest.files:
-            check_relative_path(path, str(location / MANIFEST))
+            check_relative_path(path, str(place))
         return manifest
 
 

@@ -12,7 +12,7 @@ entry before them loses.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -88,9 +88,22 @@ class Promotion(BaseModel):
 class PromotionLog:
     """The append-only log of one family."""
 
-    def __init__(self, store: ObjectStore, folder: S3Uri) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        folder: S3Uri,
+        read: Callable[[StoredObject], bytes] | None = None,
+    ) -> None:
+        """Opens a log.
+
+        Args:
+            store: Where it is.
+            folder: Its folder there.
+            read: What reads an entry, which stays as it is; by default the store, each time.
+        """
         self._store = store
         self._folder = folder
+        self._read_bytes = read or (lambda item: store.read(item.uri))
 
     def entries(self) -> tuple[Promotion, ...]:
         """Every entry, oldest first.
@@ -190,7 +203,7 @@ class PromotionLog:
 
     def _read(self, item: StoredObject) -> Promotion:
         try:
-            entry = Promotion.model_validate_json(self._store.read(item.uri))
+            entry = Promotion.model_validate_json(self._read_bytes(item))
         except ValidationError as error:
             raise Corrupt(
                 where=str(item.uri),

@@ -6,8 +6,9 @@ Large files go through boto3's transfer manager: parallel ranged GETs and multip
 from __future__ import annotations
 
 import base64
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -182,12 +183,23 @@ class S3Store:
             self._client.delete_object(Bucket=uri.bucket, Key=uri.key)
 
     def download(self, uri: S3Uri, target: Path) -> None:
-        """Copies an object to a file; boto3 writes beside and renames.
+        """Copies an object to a file, which is written beside and renamed.
 
         Raises:
             Unreadable: There is no such object, or it may not be read.
         """
         with self._asking_for(uri):
+            # A small one comes at once, where boto3 would ask for its size first.
+            answer = self._client.get_object(Bucket=uri.bucket, Key=uri.key)
+            with closing(answer["Body"]) as body:
+                if answer["ContentLength"] < _TRANSFER.multipart_threshold:
+                    beside = target.with_name(secrets.token_hex(8))
+                    try:
+                        beside.write_bytes(body.read())
+                        beside.replace(target)
+                    finally:
+                        beside.unlink(missing_ok=True)
+                    return
             self._client.download_file(uri.bucket, uri.key, str(target), Config=_TRANSFER)
 
     def upload(self, source: Path, uri: S3Uri) -> None:

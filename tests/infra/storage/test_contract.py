@@ -212,5 +212,7 @@ def test_bytes_with_another_digest_than_recorded_are_noticed(store, folder, tmp_
 
     store.write(folder / "weights", b"replaced")
 
+    tree, _ = cache.pull(store.list(folder), expected)
+    assert (tree / "weights").read_bytes() == b"recorded", "it has what was recorded"
     with pytest.raises(Corrupt, match="was changed after it was recorded"):
-        cache.pull(store.list(folder), expected)
+        Cache(tmp_path / "another", store).pull(store.list(folder), expected)
