@@ -20,7 +20,7 @@ from infra.storage.layout import (
     tree_digests,
     wanted_files,
 )
-from infra.storage.manifest import Manifest, MergedExpert
+from infra.storage.manifest import MergedExpert
 from infra.storage.promotions import Promotion
 from infra.storage.store import S3Uri, StoredObject
 from merging.errors import InvalidInput
