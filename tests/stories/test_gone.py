@@ -264,8 +264,6 @@ sport/1: – → waiting
 log: s3://models/uploads/food/food-0-400: notes.json came after the expert was merged and is
     left aside
 sport/1: waiting → merging
-log: s3://models/uploads/food/food-0-400: notes.json came after the expert was merged and is
-    left aside
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of sport: passed
 version 3: – → candidate
