@@ -197,8 +197,8 @@ def test_a_full_disk_is_nobodys_fault(deployed):
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
 food/1: waiting → merging
-> The system: No space left on device. Free some space; the cache folder may be deleted, and
-    `supermerge gc` helps.\
+> The system: No space left on device. Nothing is free at some disk. Free some space; the cache
+    may be deleted at any time.\
 """)
     deployed.given.rules.clear()
     assert "promoted" in deployed.sweep()
