@@ -8,17 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from prefect import flow, get_run_logger
 
 from infra.faults import in_words
 from infra.notify import Notice
 from infra.queue import MergeQueue
-from infra.storage.cache import Cache
-from infra.storage.promotions import Promotion, PromotionLog
+from infra.storage.promotions import Promotion
 from merging.errors import MergeQueueError
 from tasks.audit import check_log, check_mirror, check_rebuild, check_scores
 from tasks.find import find_deployed
@@ -86,7 +82,7 @@ def audit(family: str) -> tuple[str, ...]:
 def differences(queue: MergeQueue, newest: Promotion) -> tuple[str, ...]:
     """What differs from what was decided, in words."""
     findings: list[str] = []
-    with past_the_cache(queue) as fresh:
+    with queue.past_the_cache() as fresh:
         with collecting(findings):
             findings += check_log(fresh)
         with collecting(findings):
@@ -110,11 +106,3 @@ def collecting(findings: list[str]) -> Iterator[None]:
         if not isinstance(error, MergeQueueError) and not is_transient(error):
             raise
         findings.append(str(error))
-
-
-@contextmanager
-def past_the_cache(queue: MergeQueue) -> Iterator[MergeQueue]:
-    """The queue with an empty cache, so that all bytes come from the object store."""
-    with TemporaryDirectory(dir=queue.settings.cache_dir) as folder:
-        log = PromotionLog(queue.store, queue.family.root / "promotions")
-        yield replace(queue, cache=Cache(Path(folder), queue.store), promotions=log)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -110,6 +112,13 @@ class MergeQueue:
         place = model.location / MANIFEST
         data = self.cache.read_recorded(place, model.manifest_sha256)
         return Manifest.parse(data, place, model.manifest_sha256)
+
+    @contextmanager
+    def past_the_cache(self) -> Iterator[MergeQueue]:
+        """The queue with an empty cache, so that all bytes come from the object store."""
+        with self.cache.room.scratch() as folder:
+            log = PromotionLog(self.store, self.family.root / "promotions")
+            yield replace(self, cache=Cache(folder, self.store), promotions=log)
 
     def work(self, key: str) -> Path:
         """A scratch folder that outlives a killed run, one per build key."""

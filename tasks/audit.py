@@ -20,7 +20,7 @@ from merging.vectors.expert_set import ExpertSet
 from tasks.device import choose_device
 from tasks.evaluate import ask_champion
 from tasks.mirror import models_by_alias
-from tasks.rebuild import find_changed
+from tasks.rebuild import changed_pages
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Base, Deployed
 
@@ -70,7 +70,7 @@ def check_mirror(queue: MergeQueue, newest: Promotion) -> tuple[str, ...]:
     findings += [
         f"The tag {name} of {page.name}/{page.version} says {_short(page.tags.get(name))}, but the "
         f"queue wrote {_short(written)}."
-        for page, changes in find_changed.fn(queue)
+        for page, changes in changed_pages(queue)
         for name, written in changes.items()
     ]
     if findings:

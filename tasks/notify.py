@@ -15,13 +15,10 @@ from infra.queue import MergeQueue
 from infra.storage.promotions import Promotion
 from tasks.retry import SIDE_EFFECT
 
-_STUCK = (
-    4  # Runs in a row without a good end after which people hear that it will not pass by itself.
-)
-_ONCE = {**SIDE_EFFECT, "retries": 0}
+_STUCK = 4  # Runs in a row that fail until people hear that it will not pass by itself.
 
 
-@task(**_ONCE)
+@task(**SIDE_EFFECT)
 def notify(queue: MergeQueue, notice: Notice, targets: Sequence[Target] | None = None) -> None:
     """Sends a notice to every target of the family, unless that was done; a target never blocks a flow.
 
@@ -30,23 +27,16 @@ def notify(queue: MergeQueue, notice: Notice, targets: Sequence[Target] | None =
         notice: What people are told.
         targets: Others than the family's own.
     """
-    told = queue.told.read()
-    if notice.key not in told.events:
-        own = queue.family if targets is None else _with_targets(queue.family, targets)
-        for target, fault in send(own, notice):
-            get_run_logger().warning("notification to %s failed: %s", target, fault)
-        queue.told.write(told.of(notice.key))
+    _tell(queue, notice, targets)
 
 
-@task(**_ONCE)
+@task(**SIDE_EFFECT)
 def end_event(queue: MergeQueue, *prefixes: str) -> None:
     """Forgets that people were told of something that is over, so that they hear of it the next time."""
-    told = queue.told.read()
-    if told.without(*prefixes) != told:
-        queue.told.write(told.without(*prefixes))
+    _forget(queue, *prefixes)
 
 
-@task(**_ONCE)
+@task(**SIDE_EFFECT)
 def tell_of_log(queue: MergeQueue, newest: Promotion | None, after: int | None = None) -> None:
     """Tells people of every entry of the promotion log that they were not told of yet.
 
@@ -106,7 +96,7 @@ def failures_told(queue: MergeQueue, flow: str) -> Iterator[Callable[[], None]]:
     told = queue.told.read()
     if flow in told.unfinished:
         _count(queue, flow, 0)
-        end_event.fn(queue, f"run-failed {flow}", f"stuck {flow}")
+        _forget(queue, f"run-failed {flow}", f"stuck {flow}")
 
 
 def _count(queue: MergeQueue, flow: str, runs: int) -> None:
@@ -123,7 +113,22 @@ def _tell_of_failures(queue: MergeQueue, flow: str, runs: int, words: str) -> No
     else:
         subject = f"{queue.name} is stuck: {runs} runs of {flow} in a row failed"
         notice = Notice("stuck", queue.name, subject, words, flow)
-    notify.fn(queue, notice)
+    _tell(queue, notice)
+
+
+def _tell(queue: MergeQueue, notice: Notice, targets: Sequence[Target] | None = None) -> None:
+    told = queue.told.read()
+    if notice.key not in told.events:
+        own = queue.family if targets is None else _with_targets(queue.family, targets)
+        for target, fault in send(own, notice):
+            get_run_logger().warning("notification to %s failed: %s", target, fault)
+        queue.told.write(told.of(notice.key))
+
+
+def _forget(queue: MergeQueue, *prefixes: str) -> None:
+    told = queue.told.read()
+    if told.without(*prefixes) != told:
+        queue.told.write(told.without(*prefixes))
 
 
 def _with_targets(family: Family, targets: Sequence[Target]) -> Family:

@@ -15,7 +15,7 @@ from prefect import get_run_logger, task
 from infra.errors import Corrupt, Unreadable
 from infra.queue import MergeQueue
 from infra.registry.runs import RunRecord
-from infra.registry.tags import APPROVAL, REASON, STATUS, CandidateTags, ExpertTags
+from infra.registry.tags import REASON, STATUS, CandidateTags, ExpertTags, is_a_persons
 from infra.report.summary import gate_metrics, markdown_summary
 from infra.storage.attempts import Decided
 from infra.storage.manifest import Manifest, MergedExpert, download_part
@@ -29,9 +29,6 @@ from tasks.record import flat
 from tasks.register import candidate_tags
 from tasks.retry import SIDE_EFFECT
 
-_PEOPLES = {
-    *(APPROVAL, "merge.decided", "merge.decided-by", "merge.review-reason", "merge.review"),
-}
 _ON_ITS_WAY = ("waiting", "merging")
 _HELD = (
     "MLflow was made again, and it is not in the deployed model. To merge it: supermerge release"
@@ -53,13 +50,18 @@ def find_changed(queue: MergeQueue) -> tuple[tuple[Page, dict[str, str | None]],
 
     What people write is left alone, and so is an expert that waits or is being merged.
     """
+    return changed_pages(queue)
+
+
+def changed_pages(queue: MergeQueue) -> tuple[tuple[Page, dict[str, str | None]], ...]:
+    """As :func:`find_changed`, for a task that asks for it."""
     there = _in_mlflow(queue)
     found = []
     for page in on_record(queue):
         present = _find(page, there)
         if present is None or present.tags.get(STATUS) in _ON_ITS_WAY:
             continue
-        names = {name for name in {*page.tags, *present.tags} if not _is_a_persons(name)}
+        names = {name for name in {*page.tags, *present.tags} if not is_a_persons(name)}
         changes = {n: page.tags.get(n) for n in names if page.tags.get(n) != present.tags.get(n)}
         if changes:
             found.append((present, dict(sorted(changes.items()))))
@@ -105,10 +107,6 @@ def _find(page: Page, there: Sequence[Page]) -> Page | None:
     own = [p for p in same if p.version == page.version]
     others = same if page.version in numbers else []
     return next(reversed(own or others), None)
-
-
-def _is_a_persons(tag: str) -> bool:
-    return tag in _PEOPLES or tag.startswith("merge.withdraw")
 
 
 @task(**SIDE_EFFECT)

@@ -15,13 +15,13 @@ from infra.families import load_family
 from infra.notify import Notice
 from infra.queue import MergeQueue
 from infra.registry.experts import ExpertVersion
-from infra.registry.tags import FAMILY, STATUS
+from infra.registry.tags import FAMILY, PRIORITY, STATUS, WITHDRAW
 from tasks.notify import notify
 from tasks.retry import SIDE_EFFECT
 
 PATIENCE = timedelta(hours=1)
 """Time that people have to set one tag after the other."""
-_EXPECTED = {"merge.withdraw": "true or false", "merge.priority": "a whole number"}
+_EXPECTED = {WITHDRAW: "true or false", PRIORITY: "a whole number"}
 
 
 @task(**SIDE_EFFECT)

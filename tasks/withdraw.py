@@ -93,6 +93,11 @@ def find_taken_back(queue: MergeQueue, model: Recorded) -> str:
     Raises:
         Corrupt: A manifest is not what was recorded.
     """
+    return taken_back(queue, model)
+
+
+def taken_back(queue: MergeQueue, model: Recorded) -> str:
+    """As :func:`find_taken_back`, for a task that asks for it."""
     experts = queue.registry.experts.of(queue.name)
     arrived, left = compare_with_built_on(queue, model)
     replaced: set[str] = set()
@@ -134,7 +139,7 @@ def keep_withdrawn(queue: MergeQueue, model: Recorded, words: str) -> None:
 
 def _unwanted(queue: MergeQueue, version: MergedVersion) -> str:
     try:
-        return find_taken_back.fn(queue, queue.attempts.judged(version.version, version.source)[0])
+        return taken_back(queue, queue.attempts.judged(version.version, version.source)[0])
     except (Corrupt, Unreadable):  # Whoever reviews it is told.
         return ""
 

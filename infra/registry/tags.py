@@ -22,6 +22,7 @@ from pydantic import (
 FAMILY = "merge.family"
 TASK = "merge.task"
 WITHDRAW = "merge.withdraw"
+PRIORITY = "merge.priority"
 WANTED = "merge.wanted"
 STATUS = "merge.status"
 REASON = "merge.reason"
@@ -36,7 +37,13 @@ MergedStatus = Literal["candidate", "promoted", "superseded", "rolled-back", "re
 Validation = Literal["passed", "pending", "failed"]
 Approval = Literal["approved", "rejected"]
 
+_PERSONS = {APPROVAL, REVIEW_REASON, "merge.decided", "merge.decided-by", "merge.review"}
 _LONGEST = 8_000  # Characters of a tag that are kept; a table of mismatched tensors can be longer.
+
+
+def is_a_persons(tag: str) -> bool:
+    """Whether people write this tag, or the queue in answer to them: it is not the queue's to put right."""
+    return tag in _PERSONS or tag.startswith(WITHDRAW)
 
 
 def _lowered(value: Any) -> Any:
@@ -132,7 +139,7 @@ class ExpertTags(Tags):
     report: str = Field("", alias="merge.report")
     of: str = Field("", alias="merge.of")
     releases: int | None = Field(None, alias="merge.releases", ge=0)
-    priority: int | None = Field(None, alias="merge.priority")
+    priority: int | None = Field(None, alias=PRIORITY)
     replaces: str = Field("", alias="merge.replaces")
     wanted_by: str = Field("", alias="merge.wanted-by")
     wanted: str = Field("", alias=WANTED)
