@@ -18,7 +18,6 @@ from infra.storage.manifest import MergedExpert
 from infra.storage.promotions import Promotion, Recorded
 from merging.errors import InvalidInput
 from tasks.find import compare_with_built_on
-from tasks.pull import is_lost
 from tasks.retry import SIDE_EFFECT
 from tasks.values import Change, Deployed, Member, Withdrawal
 
@@ -98,6 +97,9 @@ def find_taken_back(queue: MergeQueue, model: Recorded) -> str:
 
 def taken_back(queue: MergeQueue, model: Recorded) -> str:
     """As :func:`find_taken_back`, for a task that asks for it."""
+    # It needs torch and transformers, and nearly every sweep does without.
+    from tasks.pull import is_lost
+
     experts = queue.registry.experts.of(queue.name)
     arrived, left = compare_with_built_on(queue, model)
     replaced: set[str] = set()

@@ -240,6 +240,8 @@ class S3Store:
         except RecursionError:  # Botocore asks a server anew for ever that sends it elsewhere.
             raise self._server.strange("it redirects") from None
         except (ClientError, BotoCoreError, Boto3Error) as error:
+            if isinstance(getattr(error, "kwargs", {}).get("error"), RecursionError):
+                raise self._server.strange("it redirects") from None
             writes = getattr(error, "operation_name", "").startswith("Put")
             if _code(error) in _MISSING and not writes:
                 raise missing(uri) from error

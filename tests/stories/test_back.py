@@ -267,9 +267,10 @@ def test_a_changed_base_stops_every_merge(deployed):
     deployed.queue.store.write(deployed.queue.family.base_uri / "vocab.txt", b"other")
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
-> s3://models/bases/tiny: expected digest SHA256, from which the deployed version 1 was merged,
-    found SHA256. A family has one base for good: restore it, or start a new family for the new
-    base.\
+notice run-failed: reviews: a run of continual-merge failed: s3://models/bases/tiny: expected
+    digest SHA256, from which the deployed version 1 was merged, found SHA256. A family has one
+    base for good: restore it, or start a new family for the new base.
+> 〃\
 """)
 
 

@@ -8,7 +8,10 @@ from inline_snapshot import snapshot
 
 def test_what_passes_in_a_frozen_family_waits_for_the_thaw(two):
     assert two.types("freeze reviews --reason 'an incident'") == snapshot(
-        "> reviews is frozen at version 2 (entry 3)."
+        """\
+notice frozen: reviews is frozen at version 2: By ada: an incident
+> reviews is frozen at version 2 (entry 3).\
+"""
     )
     two.land("sport", 90)
     assert two.sweep() == snapshot("""\
@@ -24,9 +27,8 @@ sport/1 (merging): Passed in version 3, which waits. The family is frozen since 
     assert two.sweep() == snapshot("""\
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of sport: passed
-sport/1 (merging): Passed in version 3, which waits. The family is frozen since TIME UTC by ada:
-    an incident. To go on: supermerge thaw reviews
-> sport: waits for a thaw. 〃\
+> sport: waits for a thaw. Passed in version 3, which waits. The family is frozen since TIME UTC
+    by ada: an incident. To go on: supermerge thaw reviews\
 """)
     assert two.types("status reviews").splitlines()[:2] == snapshot(
         [
@@ -35,7 +37,10 @@ sport/1 (merging): Passed in version 3, which waits. The family is frozen since 
         ]
     )
     assert two.types("thaw reviews --reason over") == snapshot(
-        "> reviews is thawed at version 2 (entry 4)."
+        """\
+notice thawed: reviews is thawed at version 2: By ada: over
+> reviews is thawed at version 2 (entry 4).\
+"""
     )
     assert two.sweep() == snapshot("""\
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
@@ -142,5 +147,9 @@ def test_a_family_is_frozen_while_mlflow_is_down(two):
 
 def test_a_freeze_that_meets_a_promotion_comes_after_it(two):
     two.meanwhile(lambda: two.elsewhere_promoted(1))
-    assert two.types("freeze reviews") == snapshot("> reviews is frozen at version 1 (entry 4).")
+    assert two.types("freeze reviews") == snapshot("""\
+notice promoted: reviews version 1 is deployed: Meanwhile.
+notice frozen: reviews is frozen at version 1: By ada: no reason given
+> reviews is frozen at version 1 (entry 4).\
+""")
     assert [entry.version for entry in two.queue.promotions.entries()] == [1, 2, 1, 1]

@@ -197,8 +197,9 @@ def test_a_full_disk_is_nobodys_fault(deployed):
     assert deployed.sweep() == snapshot("""\
 food/1: – → waiting
 food/1: waiting → merging
-> The system: No space left on device. Nothing is free at some disk. Free some space; the cache
-    may be deleted at any time.\
+notice run-failed: reviews: a run of continual-merge failed: The system: No space left on
+    device. Nothing is free at some disk. Free some space; the cache may be deleted at any time.
+> 〃\
 """)
     deployed.given.rules.clear()
     assert "promoted" in deployed.sweep()
@@ -304,8 +305,6 @@ food/1 (merged): reviews-food/1 cannot be merged again, and the candidate is wit
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of sport without food: passed
 version 3: – → candidate
-sport/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
-    rejected.
 notice needs-review: reviews version 3 needs review: s3://models/uploads/food/food-0-400 (expert
     of 'food'): expected the files of the expert, found that config.json, examples.jsonl,
     model.safetensors is gone. Restore it from the bucket's older versions, or take the expert
@@ -315,6 +314,8 @@ notice needs-review: reviews version 3 needs review: s3://models/uploads/food/fo
     where 40.0 % must stay. sport: 90.0 % against 50.0 % of the deployed model (+40.0 points) on
     400 gate examples; with 95.0 % confidence it is not worse at all. sport: keeps 100.0 % of
     its expert's gain (+40.0 of +40.0 points), where 50.0 % must stay.
+sport/1 (merging): Waits for review of version 3: set its tag approval_status to approved or
+    rejected.
 > sport, food: waits for review. 〃\
 """)
     assert "sport, food: waits for review" in seen

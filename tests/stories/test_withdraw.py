@@ -118,10 +118,11 @@ log: reviews version 3 is deployed: 〃
 def test_the_only_task_stays(deployed):
     deployed.types("withdraw reviews-weather/1")
     assert deployed.sweep() == snapshot("""\
-weather/1 (merged): Without it the deployed model would hold no task at all. Register the expert
-    of another task first, or roll back.
-log: reviews: weather bounced: 〃
-notice bounced: reviews: weather bounced: 〃
+log: reviews: weather bounced: Without it the deployed model would hold no task at all. Register
+    the expert of another task first, or roll back.
+notice bounced: reviews: weather bounced: Without it the deployed model would hold no task at
+    all. Register the expert of another task first, or roll back.
+weather/1 (merged): 〃
 > weather: bounced. 〃\
 """)
     assert deployed.sweep() == snapshot("""\
@@ -137,12 +138,12 @@ def test_a_withdrawal_that_costs_the_other_tasks_something_goes_to_a_person(two)
 Prefect shows reviews-relearn-decision, reviews-relearn-scores, reviews-relearn-report
 log: relearn of the others without food: failed
 version 4: – → candidate
-food/1 (merged): Waits for review of version 4: set its tag approval_status to approved or
-    rejected.
 notice needs-review: reviews version 4 needs review: Withdrawn by ada: Bad labels. weather: 70.0
     % against 90.0 % of the deployed model (−20.0 points) on 400 gate examples: worse, where at
     most 5.0 points may be lost. Try re-learning all coefficients instead of only the new ones,
     more calibration examples, or coefficients per row.
+food/1 (merged): Waits for review of version 4: set its tag approval_status to approved or
+    rejected.
 > food: waits for review. 〃\
 """)
     assert two.types("approve reviews 4") == snapshot("""\

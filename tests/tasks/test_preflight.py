@@ -144,7 +144,7 @@ def test_the_base_itself_is_no_expert(base, folder):
         weights.update({f"bert.{name}": tensor for name, tensor in backbone.items()})
 
     change_weights(folder, undo)
-    with pytest.raises(IncompatibleExpert, match="zero"):
+    with pytest.raises(IncompatibleExpert, match="apart from its head, it is the base"):
         look(base, folder)
 
 

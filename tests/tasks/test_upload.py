@@ -14,6 +14,7 @@ import pytest
 from infra.engine import Engine
 from infra.families import Family
 from infra.storage.cache import Cache
+from infra.storage.contents import Contents
 from infra.storage.folder import FolderStore
 from merging.errors import InvalidInput
 from merging.kinds import ModelKind
@@ -58,6 +59,8 @@ def queue(tmp_path: Path) -> SimpleNamespace:
         store=store,
         cache=Cache(tmp_path / "cache", store),
         registry=SimpleNamespace(experts=Versions()),
+        contents=Contents(store, FAMILY.root),
+        settings=SimpleNamespace(family_names=lambda: (), families_dir=tmp_path),
         engine=Engine.real(),
     )
 
