@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -43,7 +43,7 @@ class Meter:
         """Counts from nought."""
         self.requests: Counter[str] = Counter()
         self.moved = 0
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
 
     def count(self, url: str) -> None:
         """One request."""
@@ -101,7 +101,7 @@ def metered(meter: Meter) -> Iterator[None]:
         counted(httpx.Client, "send", lambda request: str(request.url)),
         counted(httpx.AsyncClient, "send", lambda request: str(request.url)),
         mock.patch.object(Engine, "real", classmethod(engine)),
-        mock.patch.multiple(S3Store, **moves),
+        mock.patch.multiple(S3Store, **moves),  # type: ignore[call-overload]
     ):
         yield
 
@@ -164,7 +164,7 @@ def write_family(directory: Path, name: str) -> None:
 def make_limits(settings: Any) -> None:
     """Releases before the present one wanted a family's limit to be there."""
     try:
-        from infra.stack.orchestration import create_family_limits
+        from infra.stack.orchestration import create_family_limits  # type: ignore[attr-defined]
     except ImportError:
         return
     create_family_limits(settings, ["counted", "served"])

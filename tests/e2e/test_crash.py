@@ -54,7 +54,10 @@ def test_a_run_that_waits_for_its_turn_is_no_process_and_one_that_is_killed_give
         def start(flow: str) -> str:
             deployment = f"/deployments/name/{flow}/{served_queue.name}"
             made = f"/deployments/{prefect.get(deployment).json()['id']}/create_flow_run"
-            return prefect.post(made, json={"state": {"type": "SCHEDULED"}}).json()["id"]
+            answer = prefect.post(made, json={"state": {"type": "SCHEDULED"}})
+            while answer.is_server_error:  # SQLite may be locked for a moment.
+                answer = prefect.post(made, json={"state": {"type": "SCHEDULED"}})
+            return answer.json()["id"]
 
         def state(run: str) -> str:
             return prefect.get(f"/flow_runs/{run}").json()["state_type"]

@@ -73,10 +73,9 @@ def is_promoted(queue, expert, land):
     assert queue.registry.merged.aliases(queue.name) == {"champion": newest.version}
     wet, dry = ask(queue, "weather")
     assert wet["side-0"] > 0.5 > dry["side-0"]
-    wait_until_counted(metrics, f'supermerge_runs_total{{family="{queue.name}"')
     run = f'family="{queue.name}",flow="continual-merge"'
+    wait_until_counted(metrics, f'supermerge_runs_total{{{run},state="completed"}} 1.0')
     seen = metrics.text().decode()
-    assert f'supermerge_runs_total{{{run},state="completed"}} 1.0' in seen
     assert f'supermerge_step_seconds_count{{{run},step="learn"}} 1.0' in seen
     assert f'supermerge_experts{{family="{queue.name}",status="merged"}} 1.0' in seen
     receiver = httpx.get(f"{queue.settings.receiver_url}/metrics").text

@@ -151,7 +151,7 @@ def test_a_reviewer_reads_and_decides_in_mlflow(
     page = VersionPage(browser, stack.mlflow_uri, queue.name, third)
     again = queue.promotions.newest()
     changes = {"run_id": "another run", "reason": "meanwhile", "time": datetime.now(UTC)}
-    fields = again.model_dump(exclude={"sequence", "previous"}) | changes
+    fields = again.model_dump(exclude={"sequence", "previous", "frozen", "deployed_in"}) | changes
     queue.promotions.append(again, **fields)
     with serve(queue):
         page.set_tag("approval_status", "approved")
