@@ -18,7 +18,7 @@ from infra.families import Family, load_family
 from infra.names import limit_name
 from infra.settings import Settings, deployments_file
 from infra.shell import CLIENT_DEFAULTS
-from infra.stack.orchestration import POOL, prefect_client
+from infra.stack.orchestration import POOL, ask, prefect_client
 from infra.warm.environment import OUTSIDE, without_secrets
 from merging.errors import InvalidInput
 
@@ -47,14 +47,20 @@ def deploy_families(
     """
     wanted: dict[str, list[dict[str, Any]]] = {}
     with prefect_client(settings) as client:
-        known = _deployed(client)
+        there = _deployments(client)
+        for deployment in there:
+            if "family" not in deployment["parameters"]:  # An earlier release's, for all families.
+                owner = f"prefect.deployment.{deployment['id']}"
+                ask(client, "DELETE", f"/automations/owned-by/{owner}")
+                ask(client, "DELETE", f"/deployments/{deployment['id']}")
+        known = {(d["name"], d["entrypoint"], d["version"]) for d in there}
         for name in settings.family_names() if families is None else families:
             try:
                 filled = fill_in(load_family(name, settings.families_dir), settings.project_dir)
             except InvalidInput as error:
                 yield name, f"not deployed: {error}"
                 continue
-            if all((name, deployment["version"]) in known for deployment in filled):
+            if known.issuperset((name, d["entrypoint"], d["version"]) for d in filled):
                 yield name, "deployed already"
             else:
                 wanted[name] = filled
@@ -62,7 +68,7 @@ def deploy_families(
             _apply(settings, [deployment for filled in wanted.values() for deployment in filled])
         for name in wanted:
             queue = f"/work_pools/{POOL}/queues/{limit_name(name)}"
-            client.patch(queue, json={"concurrency_limit": 1}).raise_for_status()
+            ask(client, "PATCH", queue, {"concurrency_limit": 1})
             yield name, "deployed"
 
 
@@ -73,7 +79,7 @@ def families_deployed(settings: Settings) -> set[str]:
         Unavailable: Prefect does not answer.
     """
     with prefect_client(settings) as client:
-        return {name for name, _ in _deployed(client)}
+        return {deployment["name"] for deployment in _deployments(client)}
 
 
 def fill_in(family: Family, project: Path) -> list[dict[str, Any]]:
@@ -129,13 +135,13 @@ def _malformed(found: object) -> InvalidInput:
     )
 
 
-def _deployed(client: httpx.Client) -> set[tuple[str, str]]:
-    """Name and version of every deployment of this project."""
-    found: set[tuple[str, str]] = set()
+def _deployments(client: httpx.Client) -> list[dict[str, Any]]:
+    """Every deployment of this project."""
+    found: list[dict[str, Any]] = []
     for offset in range(0, sys.maxsize, _PAGE):
         wanted = {"deployments": {"tags": {"all_": [TAG]}}, "limit": _PAGE, "offset": offset}
-        page = client.post("/deployments/filter", json=wanted).raise_for_status().json()
-        found |= {(deployment["name"], deployment["version"]) for deployment in page}
+        page = ask(client, "POST", "/deployments/filter", wanted).json()
+        found += page
         if len(page) < _PAGE:
             break
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ ZOMBIES = "supermerge: mark runs without a heartbeat as crashed"
 """Name of the automation that does so."""
 SILENCE = 90
 """Seconds without a heartbeat after which a run counts as dead; one is sent every 30."""
+_WAITS = (0.2, 1.0, 3.0)  # Seconds before each further try.
 
 
 def check_prefect(settings: Settings) -> None:
@@ -117,5 +119,19 @@ def prefect_client(settings: Settings) -> Iterator[httpx.Client]:
         raise prefect_server(settings.prefect_api).strange(error) from None
 
 
+def ask(client: httpx.Client, method: str, path: str, body: Any = None) -> httpx.Response:
+    """Prefect's answer; it is asked again where its database was locked for a moment (503).
+
+    Raises:
+        httpx.HTTPError: It does not answer, or refuses.
+    """
+    for wait in _WAITS:
+        answer = client.request(method, path, json=body)
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            return answer.raise_for_status()
+        time.sleep(wait)
+    return client.request(method, path, json=body).raise_for_status()
+
+
 def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:
-    return client.post(path, json=body).raise_for_status()
+    return ask(client, "POST", path, body)
