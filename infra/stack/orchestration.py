@@ -110,7 +110,7 @@ def prefect_client(settings: Settings) -> Iterator[httpx.Client]:
     """
     try:
         with httpx.Client(
-            base_url=settings.prefect_api, auth=settings.prefect_login, timeout=30
+            base_url=settings.prefect_api, auth=settings.prefect_login, timeout=120
         ) as client:
             yield client
     except httpx.HTTPError as error:
