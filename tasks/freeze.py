@@ -5,15 +5,14 @@ They are plain functions: in the middle of an incident neither Prefect nor MLflo
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 from prefect import task
 
 from infra.errors import Conflict, Frozen, Refused
-from infra.flowrun import run_id
 from infra.queue import MergeQueue
 from infra.storage.promotions import Promotion
+from tasks.promote import append_entry
 from tasks.retry import SIDE_EFFECT
 
 _TRIES = 20  # Merges that may commit at the same moment before a person is told to try again.
@@ -75,15 +74,7 @@ def _append(
         if newest is None or newest.frozen == (action == "freeze"):
             break  # Somebody else did the same at the same moment.
         try:
-            return queue.promotions.append(
-                newest,
-                **newest.model_dump(include={"version", "location", "manifest_sha256"}),
-                action=action,
-                decided_by=who,
-                reason=reason,
-                run_id=run_id(),
-                time=datetime.now(UTC),
-            )
+            return append_entry(queue, newest.model, newest, action, who, reason)
         except Conflict:
             continue
     raise Refused(

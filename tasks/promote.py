@@ -51,6 +51,18 @@ def commit(
     Raises:
         Conflict: Another run has changed the deployed model since ``after``.
     """
+    return append_entry(queue, model, after, action, decided_by, reason)
+
+
+def append_entry(
+    queue: MergeQueue,
+    model: Recorded,
+    after: Promotion | None,
+    action: Action,
+    decided_by: str,
+    reason: str,
+) -> Promotion:
+    """As :func:`commit`, outside of a flow."""
     return queue.promotions.append(
         after,
         version=model.version,
