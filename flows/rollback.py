@@ -125,7 +125,7 @@ def choose_target(family: str, entries: Sequence[Promotion], to: int | None) -> 
     if to not in by_version or by_version[to] == entries[-1].model:
         raise Refused(
             f"Version {to} cannot be gone back to: deployed until now were "
-            f"{sorted(by_version)}, at present {entries[-1].version if entries else 'none'}.",
+            f"{sorted(by_version)}, at present {entries[-1].version}.",
             "Choose one of the earlier ones.",
         )
     return by_version[to]
